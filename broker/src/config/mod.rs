@@ -1,0 +1,3 @@
+//! Settings of a broker.
+/// Effective settings.
+pub struct BrokerConfig {}

@@ -1,0 +1,1 @@
+//! The Kafka listener, one file per API.

@@ -1,0 +1,15 @@
+//! The broker: Kafka's protocol, metadata and coordination over `tidelog-replication`.
+//!
+//! The rooms: [`config`] settings and where each came from; [`metadata`] the replicated cluster
+//! metadata (brokers, topics, configs) and the reconciler that opens and removes local replicas;
+//! [`kafka`] the listener, one file per API; [`http`] health and Prometheus metrics; [`broker`]
+//! starts and stops all of it.
+
+pub mod broker;
+pub mod config;
+pub mod http;
+pub mod kafka;
+pub mod metadata;
+pub mod metrics;
+
+pub use broker::Broker;

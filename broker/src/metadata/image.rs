@@ -1,0 +1,67 @@
+//! The metadata image request handlers read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidelog_replication::{BrokerId, GroupId};
+use uuid::Uuid;
+
+/// A registered broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerMeta {
+    pub id: BrokerId,
+    /// Where Kafka clients reach it (advertised listener).
+    pub host: String,
+    pub port: u16,
+    pub rack: Option<String>,
+    /// `HOST:PORT` for other brokers.
+    pub peer_address: String,
+    /// Changes whenever the broker's data folder is created anew.
+    pub incarnation: Uuid,
+}
+
+/// One partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionMeta {
+    pub group: GroupId,
+    /// Replica set in preference order; the first is the preferred leader.
+    pub replicas: Vec<BrokerId>,
+}
+
+/// A topic. `partitions[i]` is partition `i`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub name: String,
+    pub id: Uuid,
+    pub partitions: Vec<PartitionMeta>,
+    /// Explicit topic configs only (Kafka's names); defaults come from the broker.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// One version of the cluster's metadata.
+#[derive(Debug, Clone, Default)]
+pub struct MetadataImage {
+    /// Raft log index of the last command applied.
+    pub applied_index: u64,
+    pub cluster_id: String,
+    pub brokers: BTreeMap<BrokerId, BrokerMeta>,
+    /// By name, sorted.
+    pub topics: BTreeMap<String, Arc<Topic>>,
+    /// Name by topic id.
+    pub topic_names: BTreeMap<Uuid, String>,
+    /// Dynamic broker configs; `None` is the cluster-wide default entry.
+    pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
+    pub next_group: u64,
+    pub next_producer_id: i64,
+}
+
+impl MetadataImage {
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<Topic>> {
+        self.topic_names
+            .get(&id)
+            .and_then(|name| self.topics.get(name))
+    }
+}

@@ -1,0 +1,3 @@
+//! Counters and histograms of a broker.
+/// All metrics.
+pub struct Metrics {}

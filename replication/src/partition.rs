@@ -1,0 +1,92 @@
+//! One replica of one partition.
+
+use crate::{BrokerId, GroupId, ProposeError};
+use bytes::Bytes;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use tidelog_storage::log::{LogConfig, PartitionLog};
+use tokio::sync::Notify;
+
+/// What a replica is opened with. `replicas[0]` is the preferred leader and initialises the group.
+#[derive(Debug, Clone)]
+pub struct PartitionSpec {
+    pub group: GroupId,
+    pub topic: String,
+    pub topic_id: [u8; 16],
+    pub partition: i32,
+    pub dir: PathBuf,
+    pub replicas: Vec<BrokerId>,
+    pub config: LogConfig,
+}
+
+/// The answer to a committed produce request of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the first record; for a duplicate, the offset it got the first time.
+    pub base_offset: i64,
+    pub log_start_offset: i64,
+}
+
+/// Resolves when the command is committed and applied here, or refused.
+pub type Proposal = Pin<Box<dyn Future<Output = Result<Appended, ProposeError>> + Send>>;
+
+/// This replica's part in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Leads in `epoch`. `ready` once it has applied everything committed in earlier epochs; only
+    /// then may it serve reads and writes as leader.
+    Leader { epoch: i32, ready: bool },
+    Follower {
+        leader: Option<BrokerId>,
+        epoch: i32,
+    },
+}
+
+/// Handle of one replica; cheap to clone behind `Arc`.
+pub struct Partition {
+    pub(crate) spec: PartitionSpec,
+    pub(crate) log: Arc<PartitionLog>,
+}
+
+impl Partition {
+    /// What it was opened with.
+    pub fn spec(&self) -> &PartitionSpec {
+        &self.spec
+    }
+
+    /// The committed log: read from it, never append to it directly.
+    pub fn log(&self) -> &Arc<PartitionLog> {
+        &self.log
+    }
+
+    /// Proposes one validated v2 record batch. The order of calls is the order in the log. The call
+    /// itself does not wait; the future resolves after commit and apply.
+    pub fn propose(&self, batch: Bytes) -> Proposal {
+        let _ = batch;
+        unimplemented!()
+    }
+
+    /// Moves the log start offset forward on all replicas (DeleteRecords, retention).
+    pub fn propose_log_start(&self, offset: i64) -> Proposal {
+        let _ = offset;
+        unimplemented!()
+    }
+
+    pub fn role(&self) -> Role {
+        unimplemented!()
+    }
+
+    /// Replicas whose logs are close behind the leader's and whose brokers are alive. On the leader
+    /// it is exact; elsewhere it is the replicas on living brokers.
+    pub fn in_sync_replicas(&self) -> Vec<BrokerId> {
+        unimplemented!()
+    }
+
+    /// `waiter` is notified once after the next change of the high watermark, log start offset or
+    /// leadership of this replica. Register first, then check the state, then wait.
+    pub fn notify_on_change(&self, waiter: &Arc<Notify>) {
+        let _ = waiter;
+        unimplemented!()
+    }
+}
