@@ -17,6 +17,8 @@ pub struct PeerAddress {
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     pub broker: BrokerId,
+    /// Changes whenever the data folder is made anew; peers refuse another one than registered.
+    pub incarnation: u128,
     pub data_dir: PathBuf,
     /// `HOST:PORT` this broker listens on for its peers.
     pub peer_listener: String,
@@ -127,6 +129,12 @@ impl Node {
     /// Tells the transport where a broker listens (from the metadata image).
     pub fn set_peer_address(&self, peer: PeerAddress) {
         let _ = peer;
+        unimplemented!()
+    }
+
+    /// The incarnation under which a broker is registered: connections of any other are refused.
+    pub fn expect_incarnation(&self, broker: BrokerId, incarnation: u128) {
+        let _ = (broker, incarnation);
         unimplemented!()
     }
 
