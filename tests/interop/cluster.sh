@@ -1,0 +1,65 @@
+# Sourced by `run`: the cluster under test.
+# A cluster is known by BOOTSTRAP, by `broker_pid N` and by `partition_dir N TOPIC-P`, so that the same
+# checks also run against Apache Kafka (INTEROP_KAFKA=DIR, a folder with Kafka's pids and data/N).
+
+start_cluster() {
+  if [ -n "${INTEROP_KAFKA:-}" ]; then
+    BOOTSTRAP=${INTEROP_BOOTSTRAP:?the bootstrap servers of the Kafka in INTEROP_KAFKA}
+  else
+    local port=${INTEROP_PORT:-19092}
+    BOOTSTRAP=127.0.0.1:$port,127.0.0.1:$((port + 1)),127.0.0.1:$((port + 2))
+    rm -rf "$WORK/data"
+    "$TIDELOG_BIN" dev --brokers 3 --base-port "$port" --data "$WORK/data" > "$WORK/dev.log" 2>&1 < /dev/null &
+    CLUSTER_PID=$!
+    await 60 "the cluster to say ready" grep -q '^ready: bootstrap' "$WORK/dev.log"
+  fi
+  IFS=, read -r -a SERVERS <<< "$BOOTSTRAP"
+}
+
+stop_cluster() {
+  local pid
+  for pid in ${RESTARTED:-} ${CLUSTER_PID:-}; do kill "$pid" 2> /dev/null || true; done
+  for pid in ${RESTARTED:-} ${CLUSTER_PID:-}; do wait "$pid" 2> /dev/null || true; done
+}
+
+# await SECONDS WHAT COMMAND...: runs COMMAND until it succeeds.
+await() {
+  local end=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@" > /dev/null 2>&1; do
+    if [ "$SECONDS" -ge "$end" ]; then
+      echo "gave up waiting for $what" >&2
+      return 1
+    fi
+    sleep 0.05
+  done
+}
+
+broker_pid() {
+  if [ -n "${INTEROP_KAFKA:-}" ]; then sed -n "$1p" "$INTEROP_KAFKA/pids"; else cat "$WORK/data/$1/broker.pid"; fi
+}
+
+partition_dir() {
+  if [ -n "${INTEROP_KAFKA:-}" ]; then echo "$INTEROP_KAFKA/data/$1/$2"; else find "$WORK/data/$1" -path "*/partitions/$2" -type d | head -1; fi
+}
+
+# kill_broker N: kill -9, with what its command line was kept for restart_broker.
+kill_broker() {
+  local pid
+  pid=$(broker_pid "$1")
+  mapfile -d '' -t KILLED_COMMAND < "/proc/$pid/cmdline"
+  KILLED_BINARY=$(readlink "/proc/$pid/exe")
+  KILLED_CWD=$(readlink "/proc/$pid/cwd")
+  kill -9 "$pid"
+}
+
+# restart_broker N: starts the killed broker again as it had been started, unless it already runs.
+restart_broker() {
+  local pid
+  pid=$(broker_pid "$1")
+  if [ -d "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status"; then return; fi
+  (cd "$KILLED_CWD" && exec "$KILLED_BINARY" "${KILLED_COMMAND[@]:1}") >> "$WORK/restarted-$1.log" 2>&1 < /dev/null &
+  RESTARTED="${RESTARTED:-} $!"
+  if [ -n "${INTEROP_KAFKA:-}" ]; then sed -i "$1s/.*/$!/" "$INTEROP_KAFKA/pids"; fi
+  await 60 "broker $1 to serve again" kcat -L -b "${SERVERS[$1 - 1]}" -m 2
+}
