@@ -8,13 +8,24 @@
 //!
 //! Data goes one way: `broker → replication → storage`. Only this crate imports openraft.
 
+mod catch_up;
+mod detector;
 pub mod error;
+mod group;
 pub mod ids;
+mod incoming;
+mod leaders;
+mod log_keeper;
+mod log_store;
 pub mod node;
 pub mod partition;
+mod state_machine;
+mod transport;
+mod types;
+mod waiters;
 
 pub use error::{ProposeError, ReplicationError};
 pub use ids::BrokerId;
-pub use node::{LeaderInfo, MetadataMachine, Node, NodeConfig, PeerAddress};
+pub use node::{LeaderInfo, MetadataMachine, Node, NodeConfig, NodeMetrics, PeerAddress};
 pub use partition::{Appended, Partition, PartitionSpec, Proposal, Role};
 pub use tidelog_storage::ids::GroupId;

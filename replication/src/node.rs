@@ -1,9 +1,39 @@
 //! Everything one broker replicates.
 
-use crate::{BrokerId, GroupId, Partition, PartitionSpec, ProposeError, ReplicationError};
+use crate::catch_up::PeerCatchUp;
+use crate::detector;
+use crate::error::{ProposeError, ReplicationError};
+use crate::group::{Group, GroupContext, raft_config};
+use crate::ids::BrokerId;
+use crate::incoming::Incoming;
+use crate::leaders::LeaderTable;
+use crate::log_keeper;
+use crate::log_store::GroupLog;
+use crate::partition::{Partition, PartitionSpec};
+use crate::state_machine::{GroupMachine, Machine, decode_group_state};
+use crate::transport::{Handler, Identity, Timing, Transport, server};
+use crate::types::*;
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tidelog_proto::peer::{self as wire, message::Body};
+use tidelog_storage::ids::GroupId;
+use tidelog_storage::journal::{
+    Checkpointer, Journal, JournalConfig, JournalMetrics, RecoveredGroup,
+};
+use tidelog_storage::log::PartitionLog;
+use tokio::sync::{Notify, watch};
+
+/// The metadata group's id.
+pub const METADATA_GROUP: GroupId = GroupId(0);
+/// Most voters of the metadata group.
+const METADATA_VOTERS_MAX: usize = 5;
+const RETRY_PAUSE: Duration = Duration::from_millis(30);
+const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where a peer listens for other brokers: `ID@HOST:PORT` in `seed.brokers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,9 +85,115 @@ pub struct LeaderInfo {
     pub epoch: i32,
 }
 
+/// State the node's tasks and its incoming messages share.
+pub struct NodeShared {
+    pub transport: Arc<Transport>,
+    pub leaders: Arc<LeaderTable>,
+    pub journal: Journal,
+    groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    /// Logs and state machines that checkpoints cover; a group is here before its Raft starts.
+    logs: RwLock<HashMap<GroupId, (Arc<GroupLog>, Arc<GroupMachine>)>>,
+    partitions: RwLock<HashMap<GroupId, Arc<Partition>>>,
+    /// Groups in the journal that are not open yet; checkpoints carry them over.
+    recovered: Mutex<BTreeMap<GroupId, RecoveredGroup>>,
+    pub log_bytes: Arc<AtomicU64>,
+    /// Woken when elections may be due.
+    pub unsettled: Notify,
+    unsettled_flag: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl NodeShared {
+    pub fn group(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.groups.read().get(&id).cloned()
+    }
+
+    pub fn groups(&self) -> Vec<Arc<Group>> {
+        self.groups.read().values().cloned().collect()
+    }
+
+    pub fn partition(&self, id: GroupId) -> Option<Arc<Partition>> {
+        self.partitions.read().get(&id).cloned()
+    }
+
+    pub fn peer_suspected(&self, peer: BrokerId) {
+        tracing::debug!("elections for groups led by broker {peer}");
+        self.unsettle();
+    }
+
+    pub fn unsettle(&self) {
+        self.unsettled_flag.store(true, Ordering::Release);
+        self.unsettled.notify_one();
+    }
+
+    /// Whether elections may be due since the last call.
+    pub fn take_unsettled(&self) -> bool {
+        self.unsettled_flag.swap(false, Ordering::AcqRel)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+impl Checkpointer for NodeShared {
+    fn checkpoint(&self, journal: &Journal) {
+        // Groups not open yet are carried over as they are. The lock keeps a group from moving from
+        // one kind to the other in between, which would leave it out.
+        let logs: Vec<_> = {
+            let recovered = self.recovered.lock();
+            for (group, state) in recovered.iter() {
+                journal.submit(carried_over(*group, state), None);
+            }
+            self.logs.read().values().cloned().collect()
+        };
+        for (log, machine) in logs {
+            checkpoint_group(&log, &machine);
+        }
+    }
+}
+
+fn checkpoint_group(log: &GroupLog, machine: &GroupMachine) {
+    use tidelog_storage::error::StorageError;
+    loop {
+        match machine.checkpoint(log) {
+            Ok(()) => return,
+            Err(_) if log.is_closed() => return,
+            // The journal keeps its files until there is room again.
+            Err(StorageError::DiskFull { .. }) => std::thread::sleep(Duration::from_millis(500)),
+            Err(error) => {
+                // A segment that cannot be synced must not be relied on, nor tried again.
+                tracing::error!("checkpoint failed: {error}");
+                std::process::abort();
+            }
+        }
+    }
+}
+
+fn carried_over(group: GroupId, state: &RecoveredGroup) -> Vec<tidelog_storage::journal::Record> {
+    use tidelog_storage::journal::Record;
+    let mut records = vec![Record::Checkpoint {
+        group,
+        vote: state.vote.clone(),
+        applied: state.applied,
+        state: state.state.clone().unwrap_or_default(),
+    }];
+    records.extend(state.entries.iter().map(|entry| Record::Entry {
+        group,
+        entry: entry.clone(),
+    }));
+    records
+}
+
 /// One broker's replication.
 pub struct Node {
-    _private: (),
+    config: NodeConfig,
+    shared: Arc<NodeShared>,
+    context: GroupContext,
+    handler: Arc<dyn Handler>,
+    metadata: Arc<Group>,
+    stop: watch::Sender<bool>,
+    disk: DiskSpace,
 }
 
 impl Node {
@@ -67,25 +203,151 @@ impl Node {
         config: NodeConfig,
         metadata: Box<dyn MetadataMachine>,
     ) -> Result<Arc<Node>, ReplicationError> {
-        let _ = (config, metadata);
-        unimplemented!()
+        let listener = server::bind(&config.peer_listener).await?;
+        let (journal, recovered) = open_journal(&config).await?;
+
+        let transport = Transport::new(
+            Identity {
+                broker: config.broker,
+                incarnation: config.incarnation,
+                seeds: seeds_text(&config.seeds),
+            },
+            Timing {
+                heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
+                suspicion: Duration::from_millis(config.suspicion_timeout_ms),
+            },
+        );
+        let leaders = LeaderTable::new(config.broker, &transport);
+        let shared = Arc::new(NodeShared {
+            transport: transport.clone(),
+            leaders: leaders.clone(),
+            journal: journal.clone(),
+            groups: RwLock::default(),
+            logs: RwLock::default(),
+            partitions: RwLock::default(),
+            recovered: Mutex::new(recovered),
+            log_bytes: Arc::new(AtomicU64::new(0)),
+            unsettled: Notify::new(),
+            unsettled_flag: AtomicBool::new(true),
+            stopping: AtomicBool::new(false),
+        });
+        let context = GroupContext {
+            broker: config.broker,
+            transport: transport.clone(),
+            leaders,
+            catch_up: Arc::new(PeerCatchUp(Arc::downgrade(&transport))),
+            config: raft_config()?,
+            propose_timeout: Duration::from_millis(config.propose_timeout_ms),
+        };
+        let metadata = open_metadata(&shared, &context, &config, metadata).await?;
+        let handler: Arc<dyn Handler> = Arc::new(Incoming::new(&shared));
+
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(server::serve(
+            listener,
+            transport.clone(),
+            handler.clone(),
+            stopped.clone(),
+        ));
+        for seed in &config.seeds {
+            transport.set_peer(seed.broker, &seed.address, &handler);
+        }
+        journal.start_checkpoints(shared.clone());
+        tokio::spawn(detector::heartbeats(shared.clone(), stopped.clone()));
+        tokio::spawn(detector::elections(shared.clone(), stopped.clone()));
+        tokio::spawn(detector::balance(shared.clone(), stopped.clone()));
+        tokio::spawn(log_keeper::keep_small(shared.clone(), stopped.clone()));
+        tokio::spawn(form_cluster(
+            shared.clone(),
+            metadata.clone(),
+            config.clone(),
+            stopped,
+        ));
+        let disk = DiskSpace::new(&config);
+        Ok(Arc::new(Node {
+            config,
+            shared,
+            context,
+            handler,
+            metadata,
+            stop,
+            disk,
+        }))
     }
 
     pub fn broker(&self) -> BrokerId {
-        unimplemented!()
+        self.config.broker
     }
 
     /// Proposes a metadata command on whichever broker leads the metadata group, and waits until it
     /// is applied *here*, so that a read after it sees it. Retries while a leader is being elected,
     /// at most `propose_timeout_ms`.
     pub async fn propose_metadata(&self, command: Bytes) -> Result<Bytes, ProposeError> {
-        let _ = command;
-        unimplemented!()
+        let deadline = Instant::now() + self.context.propose_timeout;
+        loop {
+            match self.try_propose_metadata(command.clone()).await {
+                Ok((index, reply)) => {
+                    self.wait_for_metadata(index, deadline).await?;
+                    return Ok(reply);
+                }
+                Err(ProposeError::NotLeader { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_propose_metadata(&self, command: Bytes) -> Result<(u64, Bytes), ProposeError> {
+        let leader = self.metadata_leader();
+        match leader {
+            Some(leader) if leader == self.config.broker => {
+                match self.metadata.propose(Command::Metadata(command)).await? {
+                    Reply::Metadata { index, reply } => Ok((index, reply)),
+                    _ => Err(ProposeError::OutcomeUnknown),
+                }
+            }
+            Some(leader) => {
+                let peer = self
+                    .shared
+                    .transport
+                    .peer(leader)
+                    .ok_or(ProposeError::NotLeader { leader: None })?;
+                let request = Body::Propose(wire::Propose { command });
+                match peer.request(0, request, FORWARD_LIMIT).await {
+                    Ok(Body::ProposeReply(reply)) if reply.accepted => {
+                        Ok((reply.index, reply.reply))
+                    }
+                    Ok(Body::ProposeReply(_)) => Err(ProposeError::NotLeader { leader: None }),
+                    Err(crate::transport::RequestError::Disconnected(_)) => {
+                        Err(ProposeError::NotLeader { leader: None })
+                    }
+                    _ => Err(ProposeError::OutcomeUnknown),
+                }
+            }
+            None => Err(ProposeError::NotLeader { leader: None }),
+        }
+    }
+
+    async fn wait_for_metadata(&self, index: u64, deadline: Instant) -> Result<(), ProposeError> {
+        let machine = &self.metadata.machine;
+        while machine.applied_index() < index {
+            if Instant::now() >= deadline {
+                return Err(ProposeError::Timeout);
+            }
+            let waiter = Arc::new(Notify::new());
+            machine.waiters.register(&waiter);
+            if machine.applied_index() < index {
+                let _ = tokio::time::timeout(RETRY_PAUSE * 10, waiter.notified()).await;
+            }
+        }
+        Ok(())
     }
 
     /// Leader of the metadata group: Kafka's *controller*.
     pub fn metadata_leader(&self) -> Option<BrokerId> {
-        unimplemented!()
+        let (leader, _) = self.metadata.leader();
+        leader.filter(|l| self.shared.transport.is_alive(*l))
     }
 
     /// Opens (or, after a restart, recovers) this broker's replica of a partition.
@@ -93,76 +355,418 @@ impl Node {
         &self,
         spec: PartitionSpec,
     ) -> Result<Arc<Partition>, ReplicationError> {
-        let _ = spec;
-        unimplemented!()
+        if let Some(open) = self.shared.partition(spec.group) {
+            return Ok(open);
+        }
+        let (recovered, state) = take_recovered(&self.shared, spec.group)?;
+        let known = recovered.is_some();
+        let spec_for_log = spec.clone();
+        let machine_state = state.as_ref().map(|(_, _, bytes)| bytes.clone());
+        let log = tokio::task::spawn_blocking(move || {
+            PartitionLog::open(
+                &spec_for_log.dir,
+                &spec_for_log.topic,
+                spec_for_log.topic_id,
+                spec_for_log.partition,
+                spec_for_log.config,
+                machine_state.as_deref(),
+            )
+        })
+        .await
+        .map_err(|e| ReplicationError::Refused(e.to_string()))??;
+        let log = Arc::new(log);
+        let (applied, membership) =
+            state.map_or((None, GroupMembership::default()), |s| (s.0, s.1));
+        let machine = GroupMachine::new(
+            spec.group,
+            Machine::Partition(log.clone()),
+            applied,
+            membership,
+        );
+        let group = start_group(
+            &self.shared,
+            &self.context,
+            spec.group,
+            recovered,
+            machine,
+            spec.replicas.clone(),
+        )
+        .await?;
+        let first = spec.replicas.first() == Some(&self.config.broker);
+        let partition = Arc::new(Partition {
+            spec,
+            log,
+            group: group.clone(),
+            transport: self.shared.transport.clone(),
+        });
+        self.shared
+            .partitions
+            .write()
+            .insert(group.id, partition.clone());
+        if first && !known {
+            group.initialize().await?;
+        }
+        self.shared.unsettle();
+        Ok(partition)
     }
 
     /// Stops the replica and removes its data; only for a partition whose deletion is committed.
     pub async fn remove_partition(&self, group: GroupId) -> Result<(), ReplicationError> {
-        let _ = group;
-        unimplemented!()
+        let partition = self.shared.partitions.write().remove(&group);
+        let open = self.shared.groups.write().remove(&group);
+        self.shared.leaders.forget(group);
+        if let Some(open) = open {
+            open.stop().await;
+            open.log.remove();
+            self.shared.logs.write().remove(&group);
+        } else if self.shared.recovered.lock().remove(&group).is_some() {
+            self.shared.journal.submit(
+                vec![tidelog_storage::journal::Record::Remove { group }],
+                None,
+            );
+        }
+        if let Some(partition) = partition {
+            let log = partition.log.clone();
+            tokio::task::spawn_blocking(move || log.delete())
+                .await
+                .map_err(|e| ReplicationError::Refused(e.to_string()))??;
+        }
+        Ok(())
     }
 
     /// The local replica, when this broker has one.
     pub fn partition(&self, group: GroupId) -> Option<Arc<Partition>> {
-        let _ = group;
-        unimplemented!()
+        self.shared.partition(group)
     }
 
     /// All local replicas.
     pub fn partitions(&self) -> Vec<Arc<Partition>> {
-        unimplemented!()
+        self.shared.partitions.read().values().cloned().collect()
     }
 
     /// The leader of any group of the cluster, as leaders tell it; `None` while unknown or while the
     /// leader's broker is suspected dead.
     pub fn leader_of(&self, group: GroupId) -> Option<LeaderInfo> {
-        let _ = group;
-        unimplemented!()
+        self.shared
+            .leaders
+            .get(group)
+            .filter(|info| self.shared.transport.is_alive(info.leader))
+    }
+
+    /// Changes whenever any group's leader does.
+    pub fn watch_leaders(&self) -> watch::Receiver<u64> {
+        self.shared.leaders.watch()
     }
 
     /// Brokers heard of recently, this one included, in order.
     pub fn alive_brokers(&self) -> Vec<BrokerId> {
-        unimplemented!()
+        let mut alive: Vec<BrokerId> = self
+            .shared
+            .transport
+            .peers()
+            .iter()
+            .filter(|p| p.is_alive())
+            .map(|p| p.id)
+            .chain([self.config.broker])
+            .collect();
+        alive.sort_unstable();
+        alive
     }
 
     /// Tells the transport where a broker listens (from the metadata image).
     pub fn set_peer_address(&self, peer: PeerAddress) {
-        let _ = peer;
-        unimplemented!()
+        self.shared
+            .transport
+            .set_peer(peer.broker, &peer.address, &self.handler);
     }
 
     /// The incarnation under which a broker is registered: connections of any other are refused.
     pub fn expect_incarnation(&self, broker: BrokerId, incarnation: u128) {
-        let _ = (broker, incarnation);
-        unimplemented!()
+        self.shared
+            .transport
+            .expect_incarnation(broker, incarnation);
     }
 
     /// Whether the data disk has room; when not, producers get a retriable storage error.
     pub fn disk_has_room(&self) -> bool {
-        unimplemented!()
+        self.disk.has_room()
     }
 
     /// Counters for `/metrics`.
     pub fn metrics(&self) -> NodeMetrics {
-        unimplemented!()
+        let groups = self.shared.groups();
+        let led: Vec<_> = groups.iter().filter(|g| g.is_leader()).collect();
+        let transport = &self.shared.transport;
+        NodeMetrics {
+            journal: self.shared.journal.metrics(),
+            groups: groups.len() as u64,
+            groups_led: led.len() as u64,
+            under_replicated: led
+                .iter()
+                .filter(|g| g.replicas.iter().any(|r| !transport.is_alive(*r)))
+                .count() as u64,
+            leader_changes: self.shared.leaders.changes(),
+            peer_bytes_out: transport.bytes_out.load(Ordering::Relaxed),
+            peer_bytes_in: transport.bytes_in.load(Ordering::Relaxed),
+            log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
+            disk_free_bytes: self.disk.free_bytes(),
+        }
     }
 
     /// Hands leadership of every group over, then stops. Bounded by `limit_ms`.
     pub async fn shutdown(&self, limit_ms: u64) {
-        let _ = limit_ms;
-        unimplemented!()
+        if self.shared.stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let limit = Duration::from_millis(limit_ms);
+        if tokio::time::timeout(limit, self.hand_over()).await.is_err() {
+            tracing::warn!("stopping before all leadership was handed over");
+        }
+        let _ = self.stop.send(true);
+        for group in self.shared.groups() {
+            group.stop().await;
+        }
+        self.shared.transport.close();
+        let (shared, journal) = (self.shared.clone(), self.shared.journal.clone());
+        let closed = tokio::task::spawn_blocking(move || {
+            // A checkpoint now means nothing to replay at the next start.
+            shared.checkpoint(&journal);
+            journal.close();
+        });
+        let _ = closed.await;
     }
+
+    async fn hand_over(&self) {
+        loop {
+            let mut led = 0;
+            for group in self.shared.groups().into_iter().filter(|g| g.is_leader()) {
+                let matched = group.matched().unwrap_or_default();
+                let heir = group
+                    .replicas
+                    .iter()
+                    .filter(|r| **r != self.config.broker && self.shared.transport.is_alive(**r))
+                    .max_by_key(|r| matched.get(r).copied().unwrap_or(0));
+                if let Some(heir) = heir {
+                    led += 1;
+                    group.transfer_leader(*heir).await;
+                }
+            }
+            if led == 0 {
+                return;
+            }
+            tokio::time::sleep(RETRY_PAUSE * 3).await;
+        }
+    }
+}
+
+async fn open_journal(
+    config: &NodeConfig,
+) -> Result<(Journal, BTreeMap<GroupId, RecoveredGroup>), ReplicationError> {
+    let journal_config = JournalConfig {
+        dir: config.data_dir.join("journal"),
+        file_bytes: config.journal_file_bytes,
+        direct_io: config.journal_direct_io,
+        ..JournalConfig::default()
+    };
+    let (journal, recovered) = tokio::task::spawn_blocking(move || Journal::open(journal_config))
+        .await
+        .map_err(|e| ReplicationError::Refused(e.to_string()))??;
+    if let Some(damage) = recovered.damage {
+        return Err(ReplicationError::Refused(format!(
+            "the journal is damaged ({damage}): starting with it could lose acknowledged records. \
+             Move this broker's data folder away and let it rejoin as a new replica"
+        )));
+    }
+    Ok((journal, recovered.groups))
+}
+
+type MachineState = (Option<LogId>, GroupMembership, Bytes);
+
+/// A group's journaled past, taken out of the not-yet-open ones.
+fn take_recovered(
+    shared: &NodeShared,
+    group: GroupId,
+) -> Result<(Option<RecoveredGroup>, Option<MachineState>), ReplicationError> {
+    let recovered = shared.recovered.lock().get(&group).cloned();
+    let state = match recovered
+        .as_ref()
+        .and_then(|r| r.state.as_ref().map(|s| (r, s)))
+    {
+        Some((recovered, bytes)) if !bytes.is_empty() => {
+            let (membership, machine) =
+                decode_group_state(bytes).map_err(|e| malformed(group, &e))?;
+            let applied = recovered.applied.map(|(index, term)| log_id(term, index));
+            Some((applied, membership, machine))
+        }
+        _ => None,
+    };
+    Ok((recovered, state))
+}
+
+async fn start_group(
+    shared: &Arc<NodeShared>,
+    context: &GroupContext,
+    id: GroupId,
+    recovered: Option<RecoveredGroup>,
+    machine: Arc<GroupMachine>,
+    replicas: Vec<BrokerId>,
+) -> Result<Arc<Group>, ReplicationError> {
+    let log = GroupLog::new(
+        id,
+        shared.journal.clone(),
+        shared.log_bytes.clone(),
+        recovered,
+    )
+    .map_err(|e| malformed(id, &e))?;
+    {
+        let mut not_open = shared.recovered.lock();
+        not_open.remove(&id);
+        shared
+            .logs
+            .write()
+            .insert(id, (log.clone(), machine.clone()));
+    }
+    let group = Group::start(id, log, machine, replicas, context.clone()).await?;
+    shared.groups.write().insert(id, group.clone());
+    Ok(group)
+}
+
+async fn open_metadata(
+    shared: &Arc<NodeShared>,
+    context: &GroupContext,
+    config: &NodeConfig,
+    mut machine: Box<dyn MetadataMachine>,
+) -> Result<Arc<Group>, ReplicationError> {
+    let (recovered, state) = take_recovered(shared, METADATA_GROUP)?;
+    let mut applied = None;
+    let mut membership = GroupMembership::default();
+    if let Some((at, members, bytes)) = state {
+        machine
+            .restore(&bytes)
+            .map_err(|e| malformed(METADATA_GROUP, &Malformed(e)))?;
+        applied = at;
+        membership = members;
+    }
+    let machine = GroupMachine::new(
+        METADATA_GROUP,
+        Machine::Metadata(Mutex::new(machine)),
+        applied,
+        membership,
+    );
+    let mut voters: Vec<BrokerId> = config.seeds.iter().map(|s| s.broker).collect();
+    voters.sort_unstable();
+    voters.truncate(METADATA_VOTERS_MAX);
+    if voters.is_empty() {
+        voters.push(config.broker);
+    }
+    start_group(shared, context, METADATA_GROUP, recovered, machine, voters).await
+}
+
+/// The broker with the lowest id founds the cluster, once every first broker is up and agrees on
+/// the list.
+async fn form_cluster(
+    shared: Arc<NodeShared>,
+    metadata: Arc<Group>,
+    config: NodeConfig,
+    mut stop: watch::Receiver<bool>,
+) {
+    if metadata.replicas.first() != Some(&config.broker) {
+        return;
+    }
+    loop {
+        let missing: Vec<i32> = config
+            .seeds
+            .iter()
+            .filter(|s| s.broker != config.broker)
+            .filter(|s| {
+                !shared
+                    .transport
+                    .peer(s.broker)
+                    .is_some_and(|p| p.is_connected())
+            })
+            .map(|s| s.broker.0)
+            .collect();
+        let initialized = metadata.raft.is_initialized().await.unwrap_or(true);
+        if initialized {
+            return;
+        }
+        if missing.is_empty() {
+            if let Err(error) = metadata.initialize().await {
+                tracing::error!("forming the cluster: {error}");
+            } else {
+                tracing::info!("cluster formed");
+            }
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_PAUSE) => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+    }
+}
+
+fn malformed(group: GroupId, error: &Malformed) -> ReplicationError {
+    ReplicationError::Raft {
+        group: group.0,
+        message: error.to_string(),
+    }
+}
+
+fn seeds_text(seeds: &[PeerAddress]) -> String {
+    let mut parts: Vec<String> = seeds
+        .iter()
+        .map(|s| format!("{}@{}", s.broker, s.address))
+        .collect();
+    parts.sort();
+    parts.join(",")
+}
+
+/// Free space of the data disk, asked for at most a few times a second.
+struct DiskSpace {
+    dir: PathBuf,
+    reserve_bytes: u64,
+    state: Mutex<(Instant, u64)>,
+}
+
+impl DiskSpace {
+    const REFRESH: Duration = Duration::from_millis(200);
+
+    fn new(config: &NodeConfig) -> DiskSpace {
+        DiskSpace {
+            dir: config.data_dir.clone(),
+            reserve_bytes: config.disk_reserve_bytes,
+            state: Mutex::new((Instant::now(), free_bytes(&config.data_dir))),
+        }
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let mut state = self.state.lock();
+        if state.0.elapsed() >= Self::REFRESH {
+            *state = (Instant::now(), free_bytes(&self.dir));
+        }
+        state.1
+    }
+
+    fn has_room(&self) -> bool {
+        self.free_bytes() >= self.reserve_bytes
+    }
+}
+
+fn free_bytes(dir: &std::path::Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |s| s.f_bavail * s.f_frsize)
 }
 
 /// A snapshot of the node's counters.
 #[derive(Debug, Clone, Default)]
 pub struct NodeMetrics {
-    pub journal: tidelog_storage::journal::JournalMetrics,
+    pub journal: JournalMetrics,
     pub groups: u64,
     pub groups_led: u64,
     pub under_replicated: u64,
     pub leader_changes: u64,
     pub peer_bytes_out: u64,
     pub peer_bytes_in: u64,
+    /// Raft log entries held in memory.
+    pub log_bytes: u64,
+    pub disk_free_bytes: u64,
 }

@@ -1,5 +1,8 @@
 //! One replica of one partition.
 
+use crate::group::Group;
+use crate::transport::Transport;
+use crate::types::{Command, Reply};
 use crate::{BrokerId, GroupId, ProposeError};
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -47,6 +50,8 @@ pub enum Role {
 pub struct Partition {
     pub(crate) spec: PartitionSpec,
     pub(crate) log: Arc<PartitionLog>,
+    pub(crate) group: Arc<Group>,
+    pub(crate) transport: Arc<Transport>,
 }
 
 impl Partition {
@@ -63,30 +68,71 @@ impl Partition {
     /// Proposes one validated v2 record batch. The order of calls is the order in the log. The call
     /// itself does not wait; the future resolves after commit and apply.
     pub fn propose(&self, batch: Bytes) -> Proposal {
-        let _ = batch;
-        unimplemented!()
+        self.propose_command(Command::Produce(batch))
     }
 
     /// Moves the log start offset forward on all replicas (DeleteRecords, retention).
     pub fn propose_log_start(&self, offset: i64) -> Proposal {
-        let _ = offset;
-        unimplemented!()
+        self.propose_command(Command::LogStart(offset))
+    }
+
+    fn propose_command(&self, command: Command) -> Proposal {
+        let (leader, _) = self.group.leader();
+        if leader != Some(self.transport.identity.broker) {
+            return Box::pin(std::future::ready(Err(ProposeError::NotLeader { leader })));
+        }
+        let proposal = self.group.propose(command);
+        Box::pin(async move {
+            match proposal.await? {
+                Reply::Appended {
+                    base_offset,
+                    log_start_offset,
+                } => Ok(Appended {
+                    base_offset,
+                    log_start_offset,
+                }),
+                Reply::Rejected(rejection) => Err(ProposeError::Rejected(rejection)),
+                Reply::None | Reply::Metadata { .. } => Err(ProposeError::OutcomeUnknown),
+            }
+        })
     }
 
     pub fn role(&self) -> Role {
-        unimplemented!()
+        let (leader, epoch) = self.group.leader();
+        if leader == Some(self.transport.identity.broker) {
+            Role::Leader {
+                epoch,
+                ready: self.group.is_ready_leader(),
+            }
+        } else {
+            Role::Follower { leader, epoch }
+        }
     }
 
     /// Replicas whose logs are close behind the leader's and whose brokers are alive. On the leader
     /// it is exact; elsewhere it is the replicas on living brokers.
     pub fn in_sync_replicas(&self) -> Vec<BrokerId> {
-        unimplemented!()
+        /// Entries a replica may be behind and still count as in sync.
+        const LAG_MAX: u64 = 1024;
+        let me = self.transport.identity.broker;
+        let matched = self.group.matched();
+        let last = self.group.last_index();
+        self.spec
+            .replicas
+            .iter()
+            .copied()
+            .filter(|replica| {
+                let near = matched.as_ref().is_none_or(|matched| {
+                    matched.get(replica).is_some_and(|m| m + LAG_MAX >= last)
+                });
+                *replica == me || (near && self.transport.is_alive(*replica))
+            })
+            .collect()
     }
 
     /// `waiter` is notified once after the next change of the high watermark, log start offset or
     /// leadership of this replica. Register first, then check the state, then wait.
     pub fn notify_on_change(&self, waiter: &Arc<Notify>) {
-        let _ = waiter;
-        unimplemented!()
+        self.group.machine.waiters.register(waiter);
     }
 }

@@ -1,0 +1,120 @@
+//! Copies the committed batches a replica lacks from another one, as a consumer would read them.
+
+use crate::ids::BrokerId;
+use crate::transport::Transport;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tidelog_proto::peer::{self as wire, message::Body};
+use tidelog_storage::ids::GroupId;
+use tidelog_storage::log::PartitionLog;
+
+/// Bytes asked for at once: what the source and this broker each hold for one copy.
+const READ_BYTES: u32 = 1024 * 1024;
+const READ_LIMIT: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Where a state machine gets missing batches from; a seam for tests without a network.
+pub trait CatchUp: Send + Sync + 'static {
+    /// Brings `log` to the state `manifest` describes. Any of `sources` may be read, as the batches
+    /// are committed; ends only when the copy is whole, or when this broker stops.
+    fn copy(
+        &self,
+        group: GroupId,
+        log: Arc<PartitionLog>,
+        sources: Vec<BrokerId>,
+        manifest: Bytes,
+    ) -> BoxFuture<'static, io::Result<()>>;
+}
+
+/// Reads from peers.
+pub struct PeerCatchUp(pub Weak<Transport>);
+
+impl CatchUp for PeerCatchUp {
+    fn copy(
+        &self,
+        group: GroupId,
+        log: Arc<PartitionLog>,
+        sources: Vec<BrokerId>,
+        manifest: Bytes,
+    ) -> BoxFuture<'static, io::Result<()>> {
+        let transport = self.0.clone();
+        Box::pin(async move {
+            let (first, end) = {
+                let (log, manifest) = (log.clone(), manifest.clone());
+                blocking(move || log.begin_catch_up(&manifest)).await?
+            };
+            tracing::info!(
+                group = group.0,
+                from = first,
+                to = end,
+                "copying from peers"
+            );
+            let mut offset = first;
+            let mut sources = sources.iter().copied().cycle();
+            let mut source = sources.next();
+            while offset < end {
+                let from = source.ok_or_else(|| io::Error::other("no replica to copy from"))?;
+                match read(&transport, from, group, offset, end).await {
+                    Ok(batches) => {
+                        let log = log.clone();
+                        offset = blocking(move || {
+                            log.append_copied(&batches)?;
+                            Ok(log.log_end_offset())
+                        })
+                        .await?;
+                    }
+                    // Failing here would stop the group for good, and half a copy is of no use to
+                    // anyone: go on with the next replica until one answers.
+                    Err(error) if transport.strong_count() > 0 => {
+                        tracing::info!(group = group.0, "copy from broker {from}: {error}");
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        source = sources.next();
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            blocking(move || log.finish_catch_up(&manifest)).await
+        })
+    }
+}
+
+async fn read(
+    transport: &Weak<Transport>,
+    source: BrokerId,
+    group: GroupId,
+    from_offset: i64,
+    end_offset: i64,
+) -> io::Result<Bytes> {
+    let peer = transport
+        .upgrade()
+        .and_then(|t| t.peer(source))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the source is gone"))?;
+    let request = Body::ReadLog(wire::ReadLog {
+        from_offset,
+        end_offset,
+        max_bytes: READ_BYTES,
+    });
+    match peer.request(group.0, request, READ_LIMIT).await {
+        Ok(Body::ReadLogReply(reply)) if reply.error.is_empty() && !reply.batches.is_empty() => {
+            Ok(reply.batches)
+        }
+        Ok(Body::ReadLogReply(reply)) if reply.error.is_empty() => {
+            Err(io::Error::other("it has not got that far"))
+        }
+        Ok(Body::ReadLogReply(reply)) => Err(io::Error::other(reply.error)),
+        Ok(_) => Err(io::Error::other("unexpected answer to a log read")),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, tidelog_storage::error::StorageError> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)
+}

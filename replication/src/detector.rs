@@ -1,0 +1,208 @@
+//! Notices dead brokers and starts elections in the groups they led; brings leadership back to the
+//! preferred replicas afterwards.
+//!
+//! Groups have no timers of their own. A leader is dead when its broker is: one heartbeat a pair of
+//! brokers replaces one a group.
+
+use crate::group::Group;
+use crate::ids::BrokerId;
+use crate::node::NodeShared;
+use crate::transport::Transport;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidelog_proto::peer::{self as wire, message::Body};
+use tidelog_storage::ids::GroupId;
+use tokio::sync::watch;
+
+/// Pause between looks at groups without a living leader.
+const ELECT_INTERVAL: Duration = Duration::from_millis(40);
+/// Replicas start elections one after another, so that they do not split the vote.
+const RANK_DELAY: Duration = Duration::from_millis(150);
+/// A refused election (the dead leader's lease still runs) is tried again after this.
+const ELECT_AGAIN: Duration = Duration::from_millis(120);
+/// Elections started in one look.
+const ELECTIONS_MAX: usize = 200;
+const BALANCE_INTERVAL: Duration = Duration::from_millis(1000);
+/// A broker is given leadership back after it has been up for this long.
+const SETTLED: Duration = Duration::from_secs(3);
+const TRANSFERS_MAX: usize = 50;
+
+/// Sends heartbeats and suspects peers that are silent, until `stop`.
+pub async fn heartbeats(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
+    let timing = shared.transport.timing;
+    let mut ticks = tokio::time::interval(timing.heartbeat);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last_ms = shared.transport.now_ms();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+        let now_ms = shared.transport.now_ms();
+        // This process itself was stopped: its silence says nothing about the others.
+        let paused = now_ms - last_ms > timing.suspicion.as_millis() as u64;
+        last_ms = now_ms;
+        for peer in shared.transport.peers() {
+            peer.send(
+                0,
+                Body::Heartbeat(wire::Heartbeat {
+                    sent_at_us: now_ms * 1000,
+                }),
+            );
+            if paused {
+                shared.transport.heard_if_alive(peer.id);
+            } else if peer.check_silence(now_ms, timing.suspicion) {
+                tracing::warn!("broker {} is silent: suspected dead", peer.id);
+                shared.peer_suspected(peer.id);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Leaderless {
+    since: Instant,
+    tried: Option<Instant>,
+}
+
+/// Starts elections in groups whose leader is dead or unknown, until `stop`.
+pub async fn elections(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
+    let mut leaderless: HashMap<GroupId, Leaderless> = HashMap::new();
+    let mut leaders = shared.leaders.watch();
+    let mut looked = Instant::now();
+    loop {
+        // Groups change only with a leader table or broker change; a slow look catches the rest.
+        let busy = !leaderless.is_empty() || shared.take_unsettled();
+        let pause = if busy {
+            ELECT_INTERVAL
+        } else {
+            ELECT_INTERVAL * 12
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.unsettled.notified() => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+        leaders.borrow_and_update();
+        let elapsed = looked.elapsed();
+        if elapsed < ELECT_INTERVAL {
+            tokio::time::sleep(ELECT_INTERVAL - elapsed).await;
+        }
+        looked = Instant::now();
+        look(&shared, &mut leaderless).await;
+    }
+}
+
+async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leaderless>) {
+    let now = Instant::now();
+    let mut started = 0;
+    let mut still = HashMap::new();
+    for group in shared.groups() {
+        if leader_lives(shared, &group) {
+            continue;
+        }
+        let mut state = leaderless.get(&group.id).copied().unwrap_or(Leaderless {
+            since: now,
+            tried: None,
+        });
+        let rank = rank(&shared.transport, &group);
+        let due = now.duration_since(state.since) >= RANK_DELAY * rank
+            && state
+                .tried
+                .is_none_or(|t| now.duration_since(t) >= ELECT_AGAIN + jitter(&group));
+        if due && started < ELECTIONS_MAX {
+            started += 1;
+            state.tried = Some(now);
+            if let Err(error) = group.raft.trigger().elect(true).await {
+                tracing::debug!(group = group.id.0, "election: {error}");
+            }
+        }
+        still.insert(group.id, state);
+    }
+    *leaderless = still;
+}
+
+fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
+    match group.leader().0 {
+        Some(leader) => shared.transport.is_alive(leader),
+        // Nothing to elect before the group is initialised.
+        None => {
+            group.last_index() == 0 && group.machine.applied_index() == 0 && !group.has_voters()
+        }
+    }
+}
+
+/// This broker's place among the group's living replicas.
+fn rank(transport: &Transport, group: &Group) -> u32 {
+    let me = transport.identity.broker;
+    group
+        .replicas
+        .iter()
+        .filter(|r| transport.is_alive(**r))
+        .position(|r| *r == me)
+        .unwrap_or(group.replicas.len()) as u32
+}
+
+fn jitter(group: &Group) -> Duration {
+    let mixed = group.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58;
+    Duration::from_millis(mixed)
+}
+
+/// Hands leadership to preferred replicas that are back and caught up, until `stop`.
+pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
+    let mut up_since: HashMap<BrokerId, Instant> = HashMap::new();
+    let mut calm = 0;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(BALANCE_INTERVAL) => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+        let now = Instant::now();
+        let mut changed = false;
+        for peer in shared.transport.peers() {
+            if !peer.is_alive() {
+                changed |= up_since.remove(&peer.id).is_some();
+            } else if !up_since.contains_key(&peer.id) {
+                up_since.insert(peer.id, now);
+                changed = true;
+            }
+        }
+        // When nothing moves, thousands of groups need not be looked at every second.
+        calm = if changed { 0 } else { calm + 1 };
+        if calm > 10 && calm % 15 != 0 {
+            continue;
+        }
+        let settled = |id: &BrokerId| {
+            up_since
+                .get(id)
+                .is_some_and(|since| now.duration_since(*since) >= SETTLED)
+        };
+        let mut transfers = 0;
+        for group in shared.groups() {
+            let Some(preferred) = group.replicas.first().copied() else {
+                continue;
+            };
+            if transfers < TRANSFERS_MAX
+                && preferred != shared.transport.identity.broker
+                && settled(&preferred)
+                && group.is_ready_leader()
+                && is_caught_up(&group, preferred)
+            {
+                transfers += 1;
+                calm = 0;
+                group.transfer_leader(preferred).await;
+            }
+        }
+    }
+}
+
+fn is_caught_up(group: &Group, replica: BrokerId) -> bool {
+    /// Entries a follower may lack and still be handed leadership: it gets them with the hand-over.
+    const LAG_MAX: u64 = 64;
+    let last = group.last_index();
+    group
+        .matched()
+        .and_then(|matched| matched.get(&replica).copied())
+        .is_some_and(|matched| matched + LAG_MAX >= last)
+}

@@ -1,0 +1,315 @@
+//! One replica of one Raft group.
+
+use crate::catch_up::CatchUp;
+use crate::error::{ProposeError, ReplicationError};
+use crate::ids::BrokerId;
+use crate::leaders::LeaderTable;
+use crate::log_store::{GroupLog, LogStore};
+use crate::node::LeaderInfo;
+use crate::state_machine::{GroupMachine, StateMachine, leader_epoch};
+use crate::transport::Transport;
+use crate::transport::network::{NetworkFactory, broker_of};
+use crate::types::*;
+use openraft::async_runtime::{Instant, WatchReceiver};
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use openraft::{Config, Raft, SnapshotPolicy};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tidelog_storage::ids::GroupId;
+
+/// Follower lease and leader lease. Elections before it has run out are refused.
+pub const LEASE: Duration = Duration::from_millis(500);
+/// How long a write waits for an idle group to prove that it still has a majority.
+const WAKE_LIMIT: Duration = Duration::from_millis(400);
+
+pub type GroupRaft = Raft<TypeConfig, StateMachine>;
+type WriteResponder = ProgressResponder<TypeConfig, ClientWriteResult<TypeConfig>>;
+
+#[derive(Default)]
+struct ProposeQueue {
+    waiting: VecDeque<(Command, WriteResponder)>,
+    draining: bool,
+}
+
+/// Everything a group needs besides its own state.
+#[derive(Clone)]
+pub struct GroupContext {
+    pub broker: BrokerId,
+    pub transport: Arc<Transport>,
+    pub leaders: Arc<LeaderTable>,
+    pub catch_up: Arc<dyn CatchUp>,
+    pub config: Arc<Config>,
+    pub propose_timeout: Duration,
+}
+
+/// The settings all groups share. Ticks are off: the failure detector starts elections, and a group
+/// without traffic costs nothing.
+pub fn raft_config() -> Result<Arc<Config>, ReplicationError> {
+    let lease_ms = LEASE.as_millis() as u64;
+    let config = Config {
+        cluster_name: "tidelog".to_owned(),
+        election_timeout_min: lease_ms - 100,
+        election_timeout_max: lease_ms,
+        heartbeat_interval: 100,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_payload_entries: 4096,
+        // Only a purged log makes a follower need a snapshot, not a count of entries.
+        replication_lag_threshold: u64::MAX,
+        max_in_snapshot_log_to_keep: 0,
+        enable_tick: false,
+        enable_heartbeat: true,
+        enable_elect: true,
+        enable_pre_vote: Some(true),
+        broadcast_submitted_on_append: Some(true),
+        ..Default::default()
+    };
+    config
+        .validate()
+        .map(Arc::new)
+        .map_err(|e| ReplicationError::Refused(format!("raft settings: {e}")))
+}
+
+pub struct Group {
+    pub id: GroupId,
+    pub raft: GroupRaft,
+    pub log: Arc<GroupLog>,
+    pub machine: Arc<GroupMachine>,
+    /// Replica set in preference order.
+    pub replicas: Vec<BrokerId>,
+    context: GroupContext,
+    queue: Mutex<ProposeQueue>,
+}
+
+impl Group {
+    pub async fn start(
+        id: GroupId,
+        log: Arc<GroupLog>,
+        machine: Arc<GroupMachine>,
+        replicas: Vec<BrokerId>,
+        context: GroupContext,
+    ) -> Result<Arc<Group>, ReplicationError> {
+        let state_machine = StateMachine {
+            shared: machine.clone(),
+            log: log.clone(),
+            catch_up: context.catch_up.clone(),
+        };
+        let network = NetworkFactory {
+            transport: context.transport.clone(),
+            group: id,
+        };
+        let raft = Raft::new(
+            node_of(context.broker),
+            context.config.clone(),
+            network,
+            LogStore(log.clone()),
+            state_machine,
+        )
+        .await
+        .map_err(|e| raft_error(id, &e))?;
+        let group = Arc::new(Group {
+            id,
+            raft,
+            log,
+            machine,
+            replicas,
+            context,
+            queue: Mutex::default(),
+        });
+        tokio::spawn(watch_leader(group.clone()));
+        Ok(group)
+    }
+
+    /// Makes `replicas` the group's first voters; on one replica only, and only once.
+    pub async fn initialize(&self) -> Result<(), ReplicationError> {
+        let initialized = self
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|e| raft_error(self.id, &e))?;
+        if initialized {
+            return Ok(());
+        }
+        let members: BTreeMap<u64, openraft::impls::EmptyNode> = self
+            .replicas
+            .iter()
+            .map(|r| (node_of(*r), openraft::impls::EmptyNode {}))
+            .collect();
+        self.raft
+            .initialize(members)
+            .await
+            .map_err(|e| raft_error(self.id, &e))
+    }
+
+    /// `(leader, epoch)` as this replica knows them.
+    pub fn leader(&self) -> (Option<BrokerId>, i32) {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (
+            metrics.current_leader.map(broker_of),
+            leader_epoch(metrics.vote.leader_id.term),
+        )
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.leader().0 == Some(self.context.broker)
+    }
+
+    /// Leads, and has applied everything committed in earlier terms.
+    pub fn is_ready_leader(&self) -> bool {
+        let (leader, epoch) = self.leader();
+        leader == Some(self.context.broker) && leader_epoch(self.machine.applied_term()) >= epoch
+    }
+
+    /// Queues a command; the order of calls is the order in the log.
+    pub fn propose(
+        self: &Arc<Self>,
+        command: Command,
+    ) -> impl Future<Output = Result<Reply, ProposeError>> + Send + use<> {
+        let (responder, result) = ProgressResponder::complete_only();
+        let start = {
+            let mut queue = self.queue.lock();
+            queue.waiting.push_back((command, responder));
+            !std::mem::replace(&mut queue.draining, true)
+        };
+        if start {
+            tokio::spawn(drain(self.clone()));
+        }
+        let limit = self.context.propose_timeout;
+        let me = self.context.broker;
+        async move {
+            match tokio::time::timeout(limit, result).await {
+                Ok(Ok(Ok(response))) => Ok(response.data),
+                Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
+                    let leader = forward.leader_id.map(broker_of);
+                    Err(ProposeError::NotLeader {
+                        leader: leader.filter(|l| *l != me),
+                    })
+                }
+                Ok(Ok(Err(_))) => Err(ProposeError::OutcomeUnknown),
+                Ok(Err(_)) => Err(ProposeError::OutcomeUnknown),
+                Err(_) => Err(ProposeError::Timeout),
+            }
+        }
+    }
+
+    /// A leader idle longer than its lease first proves that a majority still follows it.
+    async fn wake(&self) {
+        let fresh = || {
+            self.raft.as_leader().is_ok_and(|leader| {
+                leader
+                    .last_quorum_acked()
+                    .is_some_and(|acked| acked.elapsed() < LEASE / 2)
+            })
+        };
+        if self.replicas.len() < 2 || !self.is_leader() || fresh() {
+            return;
+        }
+        if self.raft.trigger().heartbeat().await.is_err() {
+            return;
+        }
+        let mut metrics = self.raft.data_metrics();
+        let acked = async { while !fresh() && metrics.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(WAKE_LIMIT, acked).await;
+    }
+
+    /// Hands leadership to `to`.
+    pub async fn transfer_leader(&self, to: BrokerId) {
+        self.wake().await;
+        if let Err(error) = self.raft.trigger().transfer_leader(node_of(to)).await {
+            tracing::debug!(group = self.id.0, "leadership transfer: {error}");
+        }
+    }
+
+    /// Index up to which each voter is known to have the log, on the leader.
+    pub fn matched(&self) -> Option<BTreeMap<BrokerId, u64>> {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.as_ref()?;
+        Some(
+            replication
+                .iter()
+                .map(|(node, matched)| {
+                    (broker_of(*node), matched.as_ref().map_or(0, |id| id.index))
+                })
+                .collect(),
+        )
+    }
+
+    /// Index of the last log entry here.
+    pub fn last_index(&self) -> u64 {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_log.as_ref().map_or(0, |id| id.index)
+    }
+
+    /// Whether the group has been initialised, here or by another replica.
+    pub fn has_voters(&self) -> bool {
+        self.raft.voter_ids().next().is_some()
+    }
+
+    pub async fn stop(&self) {
+        let _ = self.raft.shutdown().await;
+        self.machine.waiters.wake();
+    }
+}
+
+/// Moves queued commands into Raft, in order, until the queue is empty.
+async fn drain(group: Arc<Group>) {
+    loop {
+        group.wake().await;
+        let batch = {
+            let mut queue = group.queue.lock();
+            if queue.waiting.is_empty() {
+                queue.draining = false;
+                return;
+            }
+            std::mem::take(&mut queue.waiting)
+        };
+        for (command, responder) in batch {
+            // A stopped group drops the responder, which its proposer sees.
+            let _ = group.raft.client_write_ff(command, Some(responder)).await;
+        }
+    }
+}
+
+/// Tells the leader table and waiting requests of every change of leadership.
+async fn watch_leader(group: Arc<Group>) {
+    let mut metrics = group.raft.server_metrics();
+    let weak = Arc::downgrade(&group);
+    drop(group);
+    let mut last = None;
+    loop {
+        let now = {
+            let current = metrics.borrow_and_update();
+            current.current_leader.map(|leader| LeaderInfo {
+                leader: broker_of(leader),
+                epoch: leader_epoch(current.vote.leader_id.term),
+            })
+        };
+        if now != last {
+            last = now;
+            let Some(group) = weak.upgrade() else { return };
+            group.context.leaders.observed(group.id, now);
+            group.machine.waiters.wake();
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+pub fn node_of(broker: BrokerId) -> u64 {
+    // Broker ids are checked to be 0 or greater when they are configured.
+    broker.0 as u64
+}
+
+fn raft_error(group: GroupId, error: &dyn std::fmt::Display) -> ReplicationError {
+    ReplicationError::Raft {
+        group: group.0,
+        message: error.to_string(),
+    }
+}

@@ -1,0 +1,309 @@
+//! What peers' messages lead to here.
+
+use crate::group::Group;
+use crate::ids::BrokerId;
+use crate::node::NodeShared;
+use crate::state_machine::SnapshotData;
+use crate::transport::{Handled, Handler};
+use crate::types::*;
+use futures_util::FutureExt;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
+};
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use tidelog_proto::peer::{self as wire, append_reply::Outcome, message::Body};
+use tidelog_storage::error::StorageError;
+use tidelog_storage::ids::GroupId;
+
+/// Handles everything except hellos and replies.
+pub struct Incoming {
+    shared: Weak<NodeShared>,
+}
+
+impl Incoming {
+    pub fn new(shared: &Arc<NodeShared>) -> Incoming {
+        Incoming {
+            shared: Arc::downgrade(shared),
+        }
+    }
+}
+
+impl Handler for Incoming {
+    fn handle(&self, from: BrokerId, group: u64, body: Body) -> Handled {
+        let Some(shared) = self.shared.upgrade() else {
+            return Handled::Now(None);
+        };
+        match body {
+            Body::Heartbeat(_) => Handled::Now(None),
+            Body::Leaders(news) => {
+                shared.leaders.received(&news);
+                Handled::Now(None)
+            }
+            Body::Propose(propose) => metadata_proposal(&shared, propose),
+            Body::ReadLog(read) => read_log(&shared, GroupId(group), read),
+            raft => match shared.group(GroupId(group)) {
+                Some(group) => raft_message(&shared, group, from, raft),
+                None => refused(format!("group {group} is not open here")),
+            },
+        }
+    }
+
+    fn connected(&self, peer: BrokerId) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        if let Some(to) = shared.transport.peer(peer) {
+            to.send(0, shared.leaders.own());
+        }
+        shared.unsettle();
+        tokio::spawn(async move {
+            // Replication to this peer has been backing off while it was away.
+            let node = crate::group::node_of(peer);
+            for group in shared.groups() {
+                if group.replicas.contains(&peer) && group.is_leader() {
+                    let _ = group.raft.trigger().reset_backoff([node]).await;
+                }
+            }
+        });
+    }
+
+    fn suspected(&self, peer: BrokerId) {
+        if let Some(shared) = self.shared.upgrade() {
+            tracing::warn!("broker {peer} refuses connections: suspected dead");
+            shared.peer_suspected(peer);
+        }
+    }
+}
+
+fn refused(reason: String) -> Handled {
+    Handled::Now(Some(Body::Refused(wire::Refused { reason })))
+}
+
+/// Runs `reply` until it first has to wait, so that messages reach the group in the order they
+/// came; the rest of it goes on by itself.
+fn in_order(reply: impl Future<Output = Option<Body>> + Send + 'static) -> Handled {
+    let mut reply = Box::pin(reply);
+    match reply.as_mut().now_or_never() {
+        Some(body) => Handled::Now(body),
+        None => Handled::Later(reply),
+    }
+}
+
+fn raft_message(
+    shared: &Arc<NodeShared>,
+    group: Arc<Group>,
+    from: BrokerId,
+    body: Body,
+) -> Handled {
+    match body {
+        Body::Append(append) => match append_from_wire(append) {
+            Ok(request) => in_order(async move {
+                let body = match group.raft.append_entries(request).await {
+                    Ok(response) => Body::AppendReply(append_to_wire(response)),
+                    Err(error) => Body::Refused(wire::Refused {
+                        reason: error.to_string(),
+                    }),
+                };
+                Some(body)
+            }),
+            Err(error) => refused(error.to_string()),
+        },
+        Body::Vote(vote) => in_order(vote_reply(group, vote)),
+        Body::Snapshot(snapshot) => in_order(install_snapshot(group, from, snapshot)),
+        Body::TransferLeader(transfer) => {
+            let stopping = shared.is_stopping();
+            in_order(transfer_leader(group, transfer, stopping))
+        }
+        _ => refused("not a request".to_owned()),
+    }
+}
+
+fn append_from_wire(
+    append: wire::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+    let mut entries = Vec::with_capacity(append.entries.len());
+    for entry in append.entries {
+        let kind = u8::try_from(entry.kind)
+            .map_err(|_| Malformed(format!("entry kind {}", entry.kind)))?;
+        entries.push(entry_from_parts(entry.index, entry.term, kind, entry.body)?);
+    }
+    Ok(AppendEntriesRequest {
+        vote: vote_from_proto(&append.vote.unwrap_or_default()),
+        prev_log_id: append.prev.as_ref().map(log_id_from_proto),
+        leader_commit: append.commit.as_ref().map(log_id_from_proto),
+        entries,
+    })
+}
+
+fn append_to_wire(response: AppendEntriesResponse<TypeConfig>) -> wire::AppendReply {
+    let mut reply = wire::AppendReply::default();
+    match response {
+        AppendEntriesResponse::Success => reply.set_outcome(Outcome::Success),
+        AppendEntriesResponse::PartialSuccess(matching) => {
+            reply.set_outcome(Outcome::Partial);
+            reply.matching = matching.as_ref().map(log_id_to_proto);
+        }
+        AppendEntriesResponse::Conflict => reply.set_outcome(Outcome::Conflict),
+        AppendEntriesResponse::HigherVote(vote) => {
+            reply.set_outcome(Outcome::HigherVote);
+            reply.vote = Some(vote_to_proto(&vote));
+        }
+    }
+    reply
+}
+
+async fn vote_reply(group: Arc<Group>, vote: wire::VoteRequest) -> Option<Body> {
+    let request = VoteRequest {
+        vote: vote_from_proto(&vote.vote.unwrap_or_default()),
+        last_log_id: vote.last.as_ref().map(log_id_from_proto),
+        leadership_transfer: vote.leadership_transfer,
+    };
+    let answer = if vote.pre_vote {
+        group.raft.pre_vote(request).await
+    } else {
+        group.raft.vote(request).await
+    };
+    Some(match answer {
+        Ok(response) => Body::VoteReply(wire::VoteReply {
+            vote: Some(vote_to_proto(&response.vote)),
+            last: response.last_log_id.as_ref().map(log_id_to_proto),
+            granted: response.vote_granted,
+        }),
+        Err(error) => Body::Refused(wire::Refused {
+            reason: error.to_string(),
+        }),
+    })
+}
+
+async fn install_snapshot(
+    group: Arc<Group>,
+    from: BrokerId,
+    request: wire::SnapshotRequest,
+) -> Option<Body> {
+    let membership = match stored_membership_from_proto(request.membership.as_ref()) {
+        Ok(membership) => membership,
+        Err(error) => {
+            return Some(Body::Refused(wire::Refused {
+                reason: error.to_string(),
+            }));
+        }
+    };
+    let snapshot = openraft::storage::Snapshot {
+        meta: SnapshotMeta {
+            last_log_id: request.last.as_ref().map(log_id_from_proto),
+            last_membership: membership,
+        },
+        snapshot: SnapshotData {
+            manifest: request.manifest,
+            source: Some(from),
+        },
+    };
+    let vote = vote_from_proto(&request.vote.unwrap_or_default());
+    Some(
+        match group.raft.install_full_snapshot(vote, snapshot).await {
+            Ok(response) => Body::SnapshotReply(wire::SnapshotReply {
+                vote: Some(vote_to_proto(&response.vote)),
+            }),
+            Err(error) => Body::Refused(wire::Refused {
+                reason: error.to_string(),
+            }),
+        },
+    )
+}
+
+async fn transfer_leader(
+    group: Arc<Group>,
+    transfer: wire::TransferLeader,
+    stopping: bool,
+) -> Option<Body> {
+    let to_here = transfer.to == *group.raft.node_id();
+    if to_here && stopping {
+        return Some(Body::TransferLeaderReply(wire::TransferLeaderReply {
+            accepted: false,
+            reason: "this broker is stopping".to_owned(),
+        }));
+    }
+    let request = TransferLeaderRequest::new(
+        vote_from_proto(&transfer.from.unwrap_or_default()),
+        transfer.to,
+        transfer.last.as_ref().map(log_id_from_proto),
+    );
+    let (accepted, reason) = match group.raft.handle_transfer_leader(request).await {
+        Ok(Ok(())) => (true, String::new()),
+        Ok(Err(error)) => (false, error.to_string()),
+        Err(error) => (false, error.to_string()),
+    };
+    Some(Body::TransferLeaderReply(wire::TransferLeaderReply {
+        accepted,
+        reason,
+    }))
+}
+
+/// A metadata command from a broker that does not lead the metadata group.
+fn metadata_proposal(shared: &Arc<NodeShared>, propose: wire::Propose) -> Handled {
+    let Some(group) = shared.group(crate::node::METADATA_GROUP) else {
+        return refused("the metadata group is not open here".to_owned());
+    };
+    if !group.is_leader() {
+        return Handled::Now(Some(Body::ProposeReply(wire::ProposeReply::default())));
+    }
+    let proposal = group.propose(Command::Metadata(propose.command));
+    Handled::Later(Box::pin(async move {
+        let reply = match proposal.await {
+            Ok(Reply::Metadata { index, reply }) => wire::ProposeReply {
+                accepted: true,
+                reply,
+                index,
+                ..Default::default()
+            },
+            Ok(_) | Err(crate::ProposeError::NotLeader { .. }) => wire::ProposeReply::default(),
+            Err(error) => {
+                return Some(Body::Refused(wire::Refused {
+                    reason: error.to_string(),
+                }));
+            }
+        };
+        Some(Body::ProposeReply(reply))
+    }))
+}
+
+/// Committed batches for a replica that lacks them.
+fn read_log(shared: &Arc<NodeShared>, group: GroupId, read: wire::ReadLog) -> Handled {
+    /// What one answer holds at most, whatever was asked for.
+    const READ_BYTES_MAX: u32 = 4 * 1024 * 1024;
+    let Some(partition) = shared.partition(group) else {
+        return Handled::Now(Some(Body::ReadLogReply(wire::ReadLogReply {
+            error: format!("group {} is not open here", group.0),
+            ..Default::default()
+        })));
+    };
+    Handled::Later(Box::pin(async move {
+        let copied = tokio::task::spawn_blocking(move || -> Result<bytes::Bytes, StorageError> {
+            let log = partition.log();
+            let max_bytes = read.max_bytes.min(READ_BYTES_MAX) as usize;
+            let end = read.end_offset.min(log.log_end_offset());
+            if read.from_offset >= end {
+                return Ok(bytes::Bytes::new());
+            }
+            let batches = log.read(read.from_offset, end, max_bytes, true)?;
+            Ok(batches.slices.concat().into())
+        })
+        .await;
+        let reply = match copied {
+            Ok(Ok(batches)) => wire::ReadLogReply {
+                batches,
+                error: String::new(),
+            },
+            Ok(Err(error)) => wire::ReadLogReply {
+                error: error.to_string(),
+                ..Default::default()
+            },
+            Err(error) => wire::ReadLogReply {
+                error: error.to_string(),
+                ..Default::default()
+            },
+        };
+        Some(Body::ReadLogReply(reply))
+    }))
+}

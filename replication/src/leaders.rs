@@ -1,0 +1,118 @@
+//! Who leads which group, in the whole cluster: leaders tell all brokers of themselves.
+
+use crate::ids::BrokerId;
+use crate::node::LeaderInfo;
+use crate::transport::Transport;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use tidelog_proto::peer::{self as wire, message::Body};
+use tidelog_storage::ids::GroupId;
+use tokio::sync::watch;
+
+/// The newest known leader of each group.
+pub struct LeaderTable {
+    broker: BrokerId,
+    transport: Weak<Transport>,
+    leaders: RwLock<HashMap<GroupId, LeaderInfo>>,
+    changes: AtomicU64,
+    /// Counts up at every change, so that tasks can wait for one.
+    version: watch::Sender<u64>,
+}
+
+impl LeaderTable {
+    pub fn new(broker: BrokerId, transport: &Arc<Transport>) -> Arc<LeaderTable> {
+        Arc::new(LeaderTable {
+            broker,
+            transport: Arc::downgrade(transport),
+            leaders: RwLock::default(),
+            changes: AtomicU64::new(0),
+            version: watch::Sender::new(0),
+        })
+    }
+
+    pub fn get(&self, group: GroupId) -> Option<LeaderInfo> {
+        self.leaders.read().get(&group).copied()
+    }
+
+    /// A local replica saw its leader change. When it is this broker, the others are told.
+    pub fn observed(&self, group: GroupId, leader: Option<LeaderInfo>) {
+        let Some(leader) = leader else { return };
+        if self.learn(group, leader) && leader.leader == self.broker {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            let news = Body::Leaders(wire::Leaders {
+                leaders: vec![to_wire(group, leader)],
+                whole: false,
+            });
+            if let Some(transport) = self.transport.upgrade() {
+                for peer in transport.peers() {
+                    peer.send(0, news.clone());
+                }
+            }
+        }
+    }
+
+    /// News from a peer.
+    pub fn received(&self, news: &wire::Leaders) {
+        for leader in &news.leaders {
+            self.learn(
+                GroupId(leader.group),
+                LeaderInfo {
+                    leader: BrokerId(leader.leader),
+                    epoch: leader.epoch,
+                },
+            );
+        }
+    }
+
+    fn learn(&self, group: GroupId, leader: LeaderInfo) -> bool {
+        let mut leaders = self.leaders.write();
+        // One leader an epoch: an equal or older epoch is no news.
+        if leaders
+            .get(&group)
+            .is_some_and(|known| known.epoch >= leader.epoch)
+        {
+            return false;
+        }
+        leaders.insert(group, leader);
+        drop(leaders);
+        self.version.send_modify(|v| *v += 1);
+        true
+    }
+
+    pub fn forget(&self, group: GroupId) {
+        self.leaders.write().remove(&group);
+    }
+
+    /// All that this broker leads, for a peer that has just connected.
+    pub fn own(&self) -> Body {
+        let leaders = self.leaders.read();
+        Body::Leaders(wire::Leaders {
+            leaders: leaders
+                .iter()
+                .filter(|(_, info)| info.leader == self.broker)
+                .map(|(group, info)| to_wire(*group, *info))
+                .collect(),
+            whole: true,
+        })
+    }
+
+    /// Leaderships this broker has gained.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Changes whenever any leader does.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+}
+
+fn to_wire(group: GroupId, leader: LeaderInfo) -> wire::Leader {
+    wire::Leader {
+        group: group.0,
+        leader: leader.leader.0,
+        epoch: leader.epoch,
+    }
+}

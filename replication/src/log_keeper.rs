@@ -1,0 +1,89 @@
+//! Keeps the Raft logs in memory small: purges what is applied, oldest groups' first.
+
+use crate::group::Group;
+use crate::node::NodeShared;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tidelog_storage::ids::GroupId;
+use tokio::sync::watch;
+
+/// Entry bytes all groups of a broker keep for followers that are a little behind.
+const TARGET_BYTES: u64 = 24 * 1024 * 1024;
+/// For a living follower that is behind, a group keeps up to this much before it has to catch up
+/// from the partition log.
+const LAGGARD_BYTES: usize = 16 * 1024 * 1024;
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// A group that did not change for this long keeps nothing.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Purges until `stop`.
+pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
+    let mut seen: HashMap<GroupId, (u64, Instant)> = HashMap::new();
+    let mut idle_look = Instant::now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+        let total = shared.log_bytes.load(Ordering::Relaxed);
+        let over = total > TARGET_BYTES;
+        let idle_due = total > 0 && idle_look.elapsed() >= IDLE;
+        if !over && !idle_due {
+            continue;
+        }
+        if idle_due {
+            idle_look = Instant::now();
+        }
+        let groups: Vec<Arc<Group>> = shared
+            .groups()
+            .into_iter()
+            .filter(|g| g.log.bytes() > 0)
+            .collect();
+        let share = TARGET_BYTES as usize / 2 / groups.len().max(1);
+        for group in &groups {
+            let applied = group.machine.applied_index();
+            let idle = match seen.get(&group.id) {
+                Some((index, since)) if *index == applied => since.elapsed() >= IDLE,
+                _ => {
+                    seen.insert(group.id, (applied, Instant::now()));
+                    false
+                }
+            };
+            let keep = if idle { 0 } else { share };
+            if idle || over {
+                purge(&shared, group, applied, keep).await;
+            }
+        }
+        seen.retain(|id, _| groups.iter().any(|g| g.id == *id));
+    }
+}
+
+async fn purge(shared: &NodeShared, group: &Group, applied: u64, keep_bytes: usize) {
+    let Some(mut point) = group.log.purge_point(keep_bytes, applied) else {
+        return;
+    };
+    // Followers that are alive but behind get the entries from memory while that is bounded.
+    if let Some(matched) = group.matched() {
+        let slowest = matched
+            .iter()
+            .filter(|(id, _)| shared.transport.is_alive(**id))
+            .map(|(_, index)| *index)
+            .min();
+        if let Some(slowest) = slowest
+            && slowest < point
+        {
+            let forced = group.log.purge_point(LAGGARD_BYTES, applied).unwrap_or(0);
+            point = slowest.max(forced);
+        }
+    }
+    if point == 0 {
+        return;
+    }
+    // The snapshot is a manifest: taking one costs microseconds and lets openraft purge.
+    let raft = &group.raft;
+    if raft.trigger().snapshot().await.is_ok() {
+        let _ = raft.trigger().purge_log(point).await;
+    }
+}

@@ -1,0 +1,373 @@
+//! One group's Raft log: entries in memory, made durable by the shared journal.
+//!
+//! The journal is only read at start-up. Entries stay here until openraft purges them, which the
+//! log keeper triggers once they are applied; a follower that needs older ones catches up from the
+//! partition log instead.
+
+use crate::types::*;
+use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tidelog_storage::ids::GroupId;
+use tidelog_storage::journal::{Journal, Record, RecoveredGroup};
+
+/// Most entry bytes one append message to a follower carries.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+#[derive(Default)]
+struct Entries {
+    /// Contiguous by index; the first follows `purged`.
+    queue: VecDeque<RaftEntry>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    bytes: usize,
+    /// While a checkpoint runs, entries above this index must stay, whatever is purged.
+    pinned_after: Option<u64>,
+    /// Entries at the front of `queue` that openraft has purged but a checkpoint still needs.
+    purge_wanted: Option<LogId>,
+    /// Set when the group is removed: nothing is journaled any more.
+    closed: bool,
+}
+
+/// Shared by the log store, its readers and the checkpointer.
+pub struct GroupLog {
+    group: GroupId,
+    journal: Journal,
+    entries: Mutex<Entries>,
+    /// Bytes held by all groups' logs of this broker.
+    total_bytes: Arc<AtomicU64>,
+}
+
+impl GroupLog {
+    /// A group's log as the journal gave it back, or an empty one.
+    pub fn new(
+        group: GroupId,
+        journal: Journal,
+        total_bytes: Arc<AtomicU64>,
+        recovered: Option<RecoveredGroup>,
+    ) -> Result<Arc<GroupLog>, Malformed> {
+        let mut entries = Entries::default();
+        if let Some(recovered) = recovered {
+            entries.purged = recovered.applied.map(|(index, term)| log_id(term, index));
+            entries.vote = recovered.vote.as_deref().map(vote_from_bytes).transpose()?;
+            for record in recovered.entries {
+                let entry = entry_from_parts(record.index, record.term, record.kind, record.body)?;
+                entries.bytes += entry_bytes(&entry);
+                entries.queue.push_back(entry);
+            }
+            total_bytes.fetch_add(entries.bytes as u64, Ordering::Relaxed);
+        }
+        Ok(Arc::new(GroupLog {
+            group,
+            journal,
+            entries: Mutex::new(entries),
+            total_bytes,
+        }))
+    }
+
+    /// Bytes of entries in memory.
+    pub fn bytes(&self) -> usize {
+        self.entries.lock().bytes
+    }
+
+    /// Keeps every entry after `applied` in memory until [`GroupLog::checkpoint`] has run.
+    pub fn pin(&self, applied: Option<u64>) {
+        self.entries.lock().pinned_after = Some(applied.unwrap_or(0));
+    }
+
+    /// Journals the group's whole state: votes, `state` as of `applied`, and the entries after it.
+    /// Under the log's lock, so that the journal's order is the order of changes. False when a
+    /// snapshot has meanwhile replaced the entries after `applied`: take the state again.
+    pub fn checkpoint(&self, applied: Option<LogId>, state: bytes::Bytes) -> bool {
+        let mut entries = self.entries.lock();
+        entries.pinned_after = None;
+        if entries.closed {
+            return true;
+        }
+        let applied_index = applied.map(|id| id.index);
+        let next = applied_index.map_or(0, |a| a + 1);
+        let first_kept = entries
+            .queue
+            .front()
+            .map(|e| e.log_id.index)
+            .or(entries.purged.map(|p| p.index + 1));
+        if first_kept.is_some_and(|first| first > next) {
+            return false;
+        }
+        let mut records = vec![Record::Checkpoint {
+            group: self.group,
+            vote: entries.vote.as_ref().map(vote_to_bytes),
+            applied: applied.as_ref().map(position),
+            state,
+        }];
+        records.extend(
+            entries
+                .queue
+                .iter()
+                .filter(|e| applied_index.is_none_or(|a| e.log_id.index > a))
+                .map(|e| Record::Entry {
+                    group: self.group,
+                    entry: entry_to_record(e),
+                }),
+        );
+        self.journal.submit(records, None);
+        if let Some(upto) = entries.purge_wanted.take() {
+            self.drop_through(&mut entries, upto);
+        }
+        true
+    }
+
+    /// Blocks until everything journaled so far is durable.
+    pub fn sync(&self) {
+        self.journal.sync_barrier();
+    }
+
+    /// Whether the group is removed.
+    pub fn is_closed(&self) -> bool {
+        self.entries.lock().closed
+    }
+
+    /// Journals that the group is gone.
+    pub fn remove(&self) {
+        let mut entries = self.entries.lock();
+        entries.closed = true;
+        self.total_bytes
+            .fetch_sub(entries.bytes as u64, Ordering::Relaxed);
+        entries.queue.clear();
+        entries.bytes = 0;
+        self.journal
+            .submit(vec![Record::Remove { group: self.group }], None);
+    }
+
+    /// The largest index whose removal leaves at least `keep_bytes` of entries, not above `limit`.
+    pub fn purge_point(&self, keep_bytes: usize, limit: u64) -> Option<u64> {
+        let entries = self.entries.lock();
+        let mut excess = entries.bytes.checked_sub(keep_bytes)?;
+        let mut point = None;
+        for entry in &entries.queue {
+            let size = entry_bytes(entry);
+            if entry.log_id.index > limit || size > excess {
+                break;
+            }
+            excess -= size;
+            point = Some(entry.log_id.index);
+        }
+        point
+    }
+
+    fn drop_through(&self, entries: &mut Entries, upto: LogId) {
+        let mut limit = upto.index;
+        let last = entries.queue.back().map_or(0, |e| e.log_id.index);
+        // Beyond the last entry a snapshot has replaced the log: what is left of it has no use.
+        if let Some(pinned) = entries.pinned_after
+            && limit > pinned
+            && limit <= last
+        {
+            limit = pinned;
+            entries.purge_wanted = Some(upto);
+        }
+        let mut freed = 0;
+        while entries
+            .queue
+            .front()
+            .is_some_and(|e| e.log_id.index <= limit)
+        {
+            if let Some(entry) = entries.queue.pop_front() {
+                freed += entry_bytes(&entry);
+            }
+        }
+        entries.bytes -= freed;
+        self.total_bytes.fetch_sub(freed as u64, Ordering::Relaxed);
+        if entries.queue.is_empty() {
+            entries.queue.shrink_to(16);
+        }
+    }
+
+    fn read(&self, start: u64, end: u64, bytes_max: usize) -> Vec<RaftEntry> {
+        let entries = self.entries.lock();
+        let Some(first) = entries.queue.front().map(|e| e.log_id.index) else {
+            return Vec::new();
+        };
+        let from = start.max(first);
+        let mut bytes = 0;
+        let mut out = Vec::new();
+        for entry in entries.queue.iter().skip((from - first) as usize) {
+            if entry.log_id.index >= end {
+                break;
+            }
+            bytes += entry_bytes(entry);
+            if bytes > bytes_max && !out.is_empty() {
+                break;
+            }
+            out.push(entry.clone());
+        }
+        out
+    }
+}
+
+/// openraft's view of a [`GroupLog`]; cloned for readers.
+#[derive(Clone)]
+pub struct LogStore(pub Arc<GroupLog>);
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<RaftEntry>, io::Error> {
+        let start = match range.start_bound() {
+            Bound::Included(n) => *n,
+            Bound::Excluded(n) => n + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(n) => n + 1,
+            Bound::Excluded(n) => *n,
+            Bound::Unbounded => u64::MAX,
+        };
+        Ok(self.0.read(start, end, usize::MAX))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.0.entries.lock().vote)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<RaftEntry>, io::Error> {
+        let entries = self.0.read(start, end, MESSAGE_BYTES_MAX);
+        // A purge can overtake a slow follower's reader: it must see the gap, not skip it.
+        if entries.first().is_some_and(|e| e.log_id.index != start) {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("log entry {start} is purged"),
+            ));
+        }
+        Ok(entries)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let entries = self.0.entries.lock();
+        Ok(LogState {
+            last_purged_log_id: entries.purged,
+            last_log_id: entries.queue.back().map(|e| e.log_id).or(entries.purged),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, durable) = tokio::sync::oneshot::channel();
+        {
+            let mut entries = self.0.entries.lock();
+            if entries.closed {
+                return Err(closed());
+            }
+            entries.vote = Some(*vote);
+            self.0.journal.submit(
+                vec![Record::Vote {
+                    group: self.0.group,
+                    vote: vote_to_bytes(vote),
+                }],
+                Some(Box::new(move || {
+                    let _ = done.send(());
+                })),
+            );
+        }
+        durable.await.map_err(|_| closed())
+    }
+
+    async fn append<I>(&mut self, new: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut entries = self.0.entries.lock();
+        if entries.closed {
+            return Err(closed());
+        }
+        let mut records = Vec::new();
+        let mut added = 0;
+        for entry in new {
+            if let Some(last) = entries.queue.back() {
+                assert_eq!(
+                    last.log_id.index + 1,
+                    entry.log_id.index,
+                    "a Raft log has no gaps"
+                );
+            }
+            records.push(Record::Entry {
+                group: self.0.group,
+                entry: entry_to_record(&entry),
+            });
+            added += entry_bytes(&entry);
+            entries.queue.push_back(entry);
+        }
+        entries.bytes += added;
+        self.0
+            .total_bytes
+            .fetch_add(added as u64, Ordering::Relaxed);
+        self.0.journal.submit(
+            records,
+            Some(Box::new(move || callback.io_completed(Ok(())))),
+        );
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let mut entries = self.0.entries.lock();
+        if entries.closed {
+            return Err(closed());
+        }
+        let after = last.map(|id| id.index);
+        let mut freed = 0;
+        while entries
+            .queue
+            .back()
+            .is_some_and(|e| after.is_none_or(|a| e.log_id.index > a))
+        {
+            if let Some(entry) = entries.queue.pop_back() {
+                freed += entry_bytes(&entry);
+            }
+        }
+        entries.bytes -= freed;
+        self.0
+            .total_bytes
+            .fetch_sub(freed as u64, Ordering::Relaxed);
+        // Order alone makes this durable in time: whatever is appended next lies behind it.
+        self.0.journal.submit(
+            vec![Record::Truncate {
+                group: self.0.group,
+                after,
+            }],
+            None,
+        );
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        let mut entries = self.0.entries.lock();
+        if entries.purged.is_none_or(|p| p < upto) {
+            entries.purged = Some(upto);
+        }
+        self.0.drop_through(&mut entries, upto);
+        Ok(())
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the group is closed")
+}

@@ -1,0 +1,402 @@
+//! Applies committed entries: to a partition log, or to the metadata.
+
+use crate::catch_up::CatchUp;
+use crate::ids::BrokerId;
+use crate::log_store::GroupLog;
+use crate::node::MetadataMachine;
+use crate::transport::network::broker_of;
+use crate::types::*;
+use crate::waiters::Waiters;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::EntryPayload;
+use openraft::OptionalSend;
+use openraft::storage::{
+    ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot,
+};
+use parking_lot::Mutex;
+use prost::Message as _;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tidelog_proto::peer;
+use tidelog_storage::error::StorageError;
+use tidelog_storage::ids::GroupId;
+use tidelog_storage::log::{AppendBatch, AppendOutcome, PartitionLog};
+
+const GROUP_STATE_VERSION: u32 = 1;
+/// How long apply waits before it tries a full disk again.
+const DISK_RETRY: Duration = Duration::from_millis(200);
+
+type GroupSnapshot = Snapshot<CommittedLeaderId, u64, openraft::impls::EmptyNode, SnapshotData>;
+
+/// What a snapshot carries: for a partition everything but the batches, which the receiver reads
+/// from `source`; for the metadata group all of it.
+#[derive(Debug, Clone)]
+pub struct SnapshotData {
+    pub manifest: Bytes,
+    pub source: Option<BrokerId>,
+}
+
+/// What entries are applied to.
+pub enum Machine {
+    Partition(Arc<PartitionLog>),
+    Metadata(Mutex<Box<dyn MetadataMachine>>),
+}
+
+struct Applied {
+    last: Option<LogId>,
+    membership: GroupMembership,
+}
+
+/// A group's applied state, shared by the state machine, the checkpointer and readers.
+pub struct GroupMachine {
+    group: GroupId,
+    pub machine: Machine,
+    applied: Mutex<Applied>,
+    applied_index: AtomicU64,
+    /// Term of the last applied entry: a leader of that term has applied all earlier terms.
+    applied_term: AtomicU64,
+    pub waiters: Waiters,
+}
+
+impl GroupMachine {
+    /// `state` and `applied` come from the last journal checkpoint.
+    pub fn new(
+        group: GroupId,
+        machine: Machine,
+        applied: Option<LogId>,
+        membership: GroupMembership,
+    ) -> Arc<GroupMachine> {
+        Arc::new(GroupMachine {
+            group,
+            machine,
+            applied_index: AtomicU64::new(applied.map_or(0, |id| id.index)),
+            applied_term: AtomicU64::new(0),
+            applied: Mutex::new(Applied {
+                last: applied,
+                membership,
+            }),
+            waiters: Waiters::default(),
+        })
+    }
+
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index.load(Ordering::Acquire)
+    }
+
+    pub fn applied_term(&self) -> u64 {
+        self.applied_term.load(Ordering::Acquire)
+    }
+
+    /// Makes what is applied durable and journals it as the group's checkpoint. Blocks on the disk.
+    pub fn checkpoint(&self, log: &GroupLog) -> Result<(), StorageError> {
+        loop {
+            let (applied, membership, ticket) = {
+                let applied = self.applied.lock();
+                let ticket = match &self.machine {
+                    Machine::Partition(partition) => Ok(partition.begin_flush()?),
+                    Machine::Metadata(machine) => Err(machine.lock().snapshot()),
+                };
+                log.pin(applied.last.map(|id| id.index));
+                (applied.last, applied.membership.clone(), ticket)
+            };
+            let machine = match ticket {
+                Ok(ticket) => Bytes::from(ticket.finish()?),
+                Err(metadata) => metadata,
+            };
+            let state = peer::GroupState {
+                version: GROUP_STATE_VERSION,
+                membership: Some(stored_membership_to_proto(&membership)),
+                machine,
+            };
+            if log.checkpoint(applied, Bytes::from(state.encode_to_vec())) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn snapshot(&self) -> GroupSnapshot {
+        let applied = self.applied.lock();
+        let manifest = match &self.machine {
+            Machine::Partition(log) => Bytes::from(log.manifest()),
+            Machine::Metadata(machine) => machine.lock().snapshot(),
+        };
+        Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: applied.last,
+                last_membership: applied.membership.clone(),
+            },
+            snapshot: SnapshotData {
+                manifest,
+                source: None,
+            },
+        }
+    }
+
+    /// Applies a run of entries; returns the replies in order, or `None` when the disk is full and
+    /// the same call has to be made again.
+    fn apply_run(&self, run: &[RaftEntry]) -> io::Result<Option<Vec<Reply>>> {
+        let mut applied = self.applied.lock();
+        let mut replies = Vec::with_capacity(run.len());
+        let mut next = 0;
+        while next < run.len() {
+            let entry = &run[next];
+            let reply = match &entry.payload {
+                EntryPayload::Normal(Command::Produce(_)) => {
+                    let count = produce_run(&run[next..]);
+                    match self.append(&run[next..next + count])? {
+                        Some(more) => replies.extend(more),
+                        None if next == 0 => return Ok(None),
+                        // What came before is applied; only the rest is tried again.
+                        None => break,
+                    }
+                    next += count;
+                    self.advance(&mut applied, &run[next - 1]);
+                    continue;
+                }
+                EntryPayload::Normal(Command::LogStart(offset)) => self.log_start(*offset)?,
+                EntryPayload::Normal(Command::Metadata(command)) => match &self.machine {
+                    Machine::Metadata(machine) => Reply::Metadata {
+                        index: entry.log_id.index,
+                        reply: machine.lock().apply(entry.log_id.index, command),
+                    },
+                    Machine::Partition(_) => Reply::None,
+                },
+                EntryPayload::Blank => Reply::None,
+                EntryPayload::Membership(membership) => {
+                    applied.membership =
+                        GroupMembership::new(Some(entry.log_id), membership.clone());
+                    Reply::None
+                }
+            };
+            replies.push(reply);
+            next += 1;
+            self.advance(&mut applied, entry);
+        }
+        Ok(Some(replies))
+    }
+
+    fn advance(&self, applied: &mut Applied, entry: &RaftEntry) {
+        applied.last = Some(entry.log_id);
+        self.applied_index
+            .store(entry.log_id.index, Ordering::Release);
+        self.applied_term
+            .store(entry.log_id.leader_id.term, Ordering::Release);
+    }
+
+    fn append(&self, run: &[RaftEntry]) -> io::Result<Option<Vec<Reply>>> {
+        let Machine::Partition(log) = &self.machine else {
+            return Ok(Some(vec![Reply::None; run.len()]));
+        };
+        let batches: Vec<AppendBatch> = run
+            .iter()
+            .filter_map(|entry| match &entry.payload {
+                EntryPayload::Normal(Command::Produce(bytes)) => Some(AppendBatch {
+                    bytes: bytes.clone(),
+                    leader_epoch: leader_epoch(entry.log_id.leader_id.term),
+                }),
+                _ => None,
+            })
+            .collect();
+        let outcomes = match log.append(&batches) {
+            Ok(outcomes) => outcomes,
+            Err(StorageError::DiskFull { .. }) => return Ok(None),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let log_start_offset = log.log_start_offset();
+        Ok(Some(
+            outcomes
+                .into_iter()
+                .map(|outcome| match outcome {
+                    AppendOutcome::Appended { base_offset, .. }
+                    | AppendOutcome::Duplicate { base_offset, .. } => Reply::Appended {
+                        base_offset,
+                        log_start_offset,
+                    },
+                    AppendOutcome::Rejected(rejection) => Reply::Rejected(rejection),
+                })
+                .collect(),
+        ))
+    }
+
+    fn log_start(&self, offset: i64) -> io::Result<Reply> {
+        let Machine::Partition(log) = &self.machine else {
+            return Ok(Reply::None);
+        };
+        // Never past the high watermark: the command was checked when proposed, and the end of the
+        // log can only have grown since.
+        let offset = offset.min(log.log_end_offset());
+        if offset > log.log_start_offset() {
+            log.set_log_start_offset(offset).map_err(io::Error::other)?;
+        }
+        Ok(Reply::Appended {
+            base_offset: -1,
+            log_start_offset: log.log_start_offset(),
+        })
+    }
+}
+
+/// Raft terms count elections: 2³¹ of them are out of reach.
+pub fn leader_epoch(term: u64) -> i32 {
+    i32::try_from(term).unwrap_or(i32::MAX)
+}
+
+fn produce_run(entries: &[RaftEntry]) -> usize {
+    entries
+        .iter()
+        .take_while(|e| matches!(e.payload, EntryPayload::Normal(Command::Produce(_))))
+        .count()
+}
+
+/// State decoded from a journal checkpoint: membership and the machine's own bytes.
+pub fn decode_group_state(bytes: &[u8]) -> Result<(GroupMembership, Bytes), Malformed> {
+    let state =
+        peer::GroupState::decode(bytes).map_err(|e| Malformed(format!("checkpoint: {e}")))?;
+    if state.version != GROUP_STATE_VERSION {
+        return Err(Malformed(format!(
+            "checkpoint version {} is not known to this build",
+            state.version
+        )));
+    }
+    Ok((
+        stored_membership_from_proto(state.membership.as_ref())?,
+        state.machine,
+    ))
+}
+
+/// openraft's view of a [`GroupMachine`].
+pub struct StateMachine {
+    pub shared: Arc<GroupMachine>,
+    pub log: Arc<GroupLog>,
+    pub catch_up: Arc<dyn CatchUp>,
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, GroupMembership), io::Error> {
+        let applied = self.shared.applied.lock();
+        Ok((applied.last, applied.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        const RUN_MAX: usize = 512;
+        let mut run = Vec::new();
+        let mut responders: Vec<Option<ApplyResponder<TypeConfig>>> = Vec::new();
+        loop {
+            let item = entries.next().await;
+            let ended = item.is_none();
+            if let Some(item) = item {
+                let (entry, responder) = item?;
+                run.push(entry);
+                responders.push(responder);
+            }
+            if run.len() >= RUN_MAX || (ended && !run.is_empty()) {
+                self.apply_all(&mut run, &mut responders).await?;
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder(self.shared.clone())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        match &self.shared.machine {
+            Machine::Partition(log) => {
+                let voters = meta.last_membership.voter_ids().map(broker_of);
+                let sources = snapshot
+                    .source
+                    .into_iter()
+                    .chain(voters.filter(|v| Some(*v) != snapshot.source))
+                    .collect();
+                self.catch_up
+                    .copy(self.shared.group, log.clone(), sources, snapshot.manifest)
+                    .await?;
+            }
+            Machine::Metadata(machine) => machine
+                .lock()
+                .restore(&snapshot.manifest)
+                .map_err(io::Error::other)?,
+        }
+        {
+            let mut applied = self.shared.applied.lock();
+            applied.last = meta.last_log_id;
+            applied.membership = meta.last_membership.clone();
+        }
+        let (index, term) = meta.last_log_id.as_ref().map_or((0, 0), position);
+        self.shared.applied_index.store(index, Ordering::Release);
+        self.shared.applied_term.store(term, Ordering::Release);
+        // The leader counts this replica up to the snapshot from now on: it has to be durable.
+        let (shared, log) = (self.shared.clone(), self.log.clone());
+        tokio::task::spawn_blocking(move || shared.checkpoint(&log).map(|()| log.sync()))
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        self.shared.waiters.wake();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<GroupSnapshot>, io::Error> {
+        let snapshot = self.shared.snapshot();
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}
+
+impl StateMachine {
+    async fn apply_all(
+        &self,
+        run: &mut Vec<RaftEntry>,
+        responders: &mut Vec<Option<ApplyResponder<TypeConfig>>>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < run.len() {
+            match self.shared.apply_run(&run[done..])? {
+                Some(replies) => {
+                    self.shared.waiters.wake();
+                    let count = replies.len();
+                    for (responder, reply) in responders[done..].iter_mut().zip(replies) {
+                        if let Some(responder) = responder.take() {
+                            responder.send(reply);
+                        }
+                    }
+                    done += count;
+                }
+                None => {
+                    tracing::warn!(
+                        group = self.shared.group.0,
+                        "disk full: committed records wait for space"
+                    );
+                    tokio::time::sleep(DISK_RETRY).await;
+                }
+            }
+        }
+        run.clear();
+        responders.clear();
+        Ok(())
+    }
+}
+
+/// Takes a snapshot in microseconds: it is only a manifest.
+pub struct SnapshotBuilder(Arc<GroupMachine>);
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<GroupSnapshot, io::Error> {
+        Ok(self.0.snapshot())
+    }
+}

@@ -1,0 +1,202 @@
+//! Messages of all groups between two brokers over one stream each way.
+//!
+//! [`Peer`] is the outgoing side to one broker: a queue, requests waiting for replies, and the task
+//! that keeps a connection. [`server`] is the incoming side. [`network`] is openraft's view. The
+//! rest of the crate knows only [`Transport`] and [`Handler`], so the wire could be another one.
+
+pub mod network;
+mod outbox;
+mod peer;
+pub mod server;
+
+pub use peer::{Peer, RequestError};
+
+use crate::ids::BrokerId;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tidelog_proto::peer::{self as wire, message::Body};
+
+/// Version of the peer protocol this build speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Largest envelope: many small messages, or one large record batch.
+const ENVELOPE_BYTES: usize = 1024 * 1024;
+const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Larger than any record batch that `message.max.bytes` can allow.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
+/// A reply that may come later.
+pub type ReplyFuture = Pin<Box<dyn Future<Output = Option<Body>> + Send>>;
+
+/// What a message leads to.
+pub enum Handled {
+    /// No reply, or the reply at once.
+    Now(Option<Body>),
+    /// The reply when the future resolves.
+    Later(ReplyFuture),
+}
+
+/// Receives what peers send and what becomes of them.
+pub trait Handler: Send + Sync + 'static {
+    /// Called in the order the peer sent; must not wait.
+    fn handle(&self, from: BrokerId, group: u64, body: Body) -> Handled;
+    /// A stream to the peer is up: it can be written to.
+    fn connected(&self, peer: BrokerId);
+    /// The peer is suspected dead: silent for too long, or it refuses connections.
+    fn suspected(&self, peer: BrokerId);
+}
+
+/// Who this broker is, as it introduces itself.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub broker: BrokerId,
+    pub incarnation: u128,
+    pub seeds: String,
+}
+
+impl Identity {
+    pub(crate) fn hello(&self) -> wire::Hello {
+        wire::Hello {
+            broker: self.broker.0,
+            incarnation: self.incarnation.to_be_bytes().to_vec().into(),
+            seeds: self.seeds.clone(),
+            version: PROTOCOL_VERSION,
+        }
+    }
+}
+
+/// Timing of connections and of the failure detector.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    pub suspicion: Duration,
+}
+
+/// All peers of this broker.
+pub struct Transport {
+    pub identity: Identity,
+    pub timing: Timing,
+    started: Instant,
+    peers: RwLock<HashMap<BrokerId, Arc<Peer>>>,
+    expected: RwLock<HashMap<BrokerId, u128>>,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+}
+
+impl Transport {
+    pub fn new(identity: Identity, timing: Timing) -> Arc<Transport> {
+        Arc::new(Transport {
+            identity,
+            timing,
+            started: Instant::now(),
+            peers: RwLock::default(),
+            expected: RwLock::default(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        })
+    }
+
+    /// Starts keeping a connection to `address`, or moves it there.
+    pub fn set_peer(self: &Arc<Self>, id: BrokerId, address: &str, handler: &Arc<dyn Handler>) {
+        if id == self.identity.broker {
+            return;
+        }
+        let mut peers = self.peers.write();
+        match peers.get(&id) {
+            Some(peer) => peer.set_address(address),
+            None => {
+                let peer = Peer::start(id, address, self, handler);
+                peers.insert(id, peer);
+            }
+        }
+    }
+
+    pub fn peer(&self, id: BrokerId) -> Option<Arc<Peer>> {
+        self.peers.read().get(&id).cloned()
+    }
+
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().values().cloned().collect()
+    }
+
+    /// From now on only this incarnation of `id` is spoken to.
+    pub fn expect_incarnation(&self, id: BrokerId, incarnation: u128) {
+        self.expected.write().insert(id, incarnation);
+    }
+
+    /// Why a hello cannot be accepted, if it cannot.
+    pub(crate) fn check_hello(&self, hello: &wire::Hello) -> Result<BrokerId, String> {
+        let id = BrokerId(hello.broker);
+        if hello.version != PROTOCOL_VERSION {
+            return Err(format!(
+                "broker {id} speaks peer protocol {}, this broker {PROTOCOL_VERSION}",
+                hello.version
+            ));
+        }
+        if id == self.identity.broker {
+            return Err(format!("two brokers are configured with broker.id = {id}"));
+        }
+        if !hello.seeds.is_empty()
+            && !self.identity.seeds.is_empty()
+            && hello.seeds != self.identity.seeds
+        {
+            return Err(format!(
+                "seed.brokers differ: broker {id} has \"{}\", broker {} has \"{}\"",
+                hello.seeds, self.identity.broker, self.identity.seeds
+            ));
+        }
+        let expected = self.expected.read().get(&id).copied();
+        if let Some(expected) = expected
+            && hello.incarnation[..] != expected.to_be_bytes()
+        {
+            return Err(format!(
+                "broker {id} has lost its data folder since it registered; it may not come back \
+                 under the same id"
+            ));
+        }
+        Ok(id)
+    }
+
+    /// Milliseconds since this transport was made.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Notes that something came from `id`.
+    pub(crate) fn heard(&self, id: BrokerId) {
+        if let Some(peer) = self.peers.read().get(&id) {
+            peer.heard(self.now_ms());
+        }
+    }
+
+    /// Starts the silence of a living peer anew.
+    pub(crate) fn heard_if_alive(&self, id: BrokerId) {
+        if self.is_alive(id) {
+            self.heard(id);
+        }
+    }
+
+    /// Peers heard of within the suspicion time.
+    pub fn is_alive(&self, id: BrokerId) -> bool {
+        id == self.identity.broker || self.peers.read().get(&id).is_some_and(|p| p.is_alive())
+    }
+
+    pub(crate) fn count_in(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_out(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Ends all connections.
+    pub fn close(&self) {
+        for peer in self.peers() {
+            peer.close();
+        }
+    }
+}

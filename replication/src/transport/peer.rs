@@ -1,0 +1,347 @@
+//! The outgoing side to one broker.
+
+use super::outbox::Outbox;
+use super::{Handler, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES};
+use crate::ids::BrokerId;
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use prost::Message as _;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tidelog_proto::peer::peer_client::PeerClient;
+use tidelog_proto::peer::{self as wire, Message, message::Body};
+use tokio::sync::{Notify, oneshot};
+use tonic::transport::Endpoint;
+
+const RECONNECT_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_MAX: Duration = Duration::from_millis(250);
+
+/// Why a request has no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("no connection to broker {0}")]
+    Disconnected(BrokerId),
+    #[error("broker {peer} refused: {reason}")]
+    Refused { peer: BrokerId, reason: String },
+    #[error("broker {0} did not answer in time")]
+    Timeout(BrokerId),
+    #[error("broker {0} answered with another kind of message")]
+    Unexpected(BrokerId),
+}
+
+struct Connection {
+    outbox: Arc<Outbox>,
+    pending: HashMap<u64, oneshot::Sender<Body>>,
+}
+
+/// One other broker, as seen from here.
+pub struct Peer {
+    pub id: BrokerId,
+    address: Mutex<String>,
+    /// `Some` while a stream is up.
+    connection: Mutex<Option<Connection>>,
+    next_request: AtomicU64,
+    heard_ms: AtomicU64,
+    alive: AtomicBool,
+    closed: AtomicBool,
+    /// Breaks the present stream, or the wait before the next try.
+    kick: Notify,
+}
+
+impl Peer {
+    pub(super) fn start(
+        id: BrokerId,
+        address: &str,
+        transport: &Arc<Transport>,
+        handler: &Arc<dyn Handler>,
+    ) -> Arc<Peer> {
+        let peer = Arc::new(Peer {
+            id,
+            address: Mutex::new(address.to_owned()),
+            connection: Mutex::new(None),
+            next_request: AtomicU64::new(1),
+            heard_ms: AtomicU64::new(0),
+            alive: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            kick: Notify::new(),
+        });
+        tokio::spawn(keep_connected(
+            peer.clone(),
+            Arc::downgrade(transport),
+            handler.clone(),
+        ));
+        peer
+    }
+
+    pub fn set_address(&self, address: &str) {
+        let mut current = self.address.lock();
+        if *current != address {
+            *current = address.to_owned();
+            drop(current);
+            self.kick.notify_one();
+        }
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connection.lock().is_some()
+    }
+
+    pub(super) fn heard(&self, now_ms: u64) {
+        self.heard_ms.store(now_ms, Ordering::Release);
+        self.alive.store(true, Ordering::Release);
+    }
+
+    /// Marks the peer dead when it was silent for too long. True when that is news.
+    pub(crate) fn check_silence(&self, now_ms: u64, suspicion: Duration) -> bool {
+        let silent_ms = now_ms.saturating_sub(self.heard_ms.load(Ordering::Acquire));
+        silent_ms > suspicion.as_millis() as u64 && self.suspect()
+    }
+
+    fn suspect(&self) -> bool {
+        let news = self.alive.swap(false, Ordering::AcqRel);
+        if news {
+            // Requests under way would wait for ever on a peer that hangs.
+            self.disconnect();
+            self.kick.notify_one();
+        }
+        news
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.disconnect();
+        self.kick.notify_one();
+    }
+
+    fn disconnect(&self) {
+        if let Some(connection) = self.connection.lock().take() {
+            connection.outbox.close();
+        }
+    }
+
+    /// Sends without expecting a reply; lost when there is no connection.
+    pub fn send(&self, group: u64, body: Body) {
+        if let Some(connection) = &*self.connection.lock() {
+            connection.outbox.push(Message {
+                group,
+                request: 0,
+                body: Some(body),
+            });
+        }
+    }
+
+    fn register(&self) -> Option<(u64, Arc<Outbox>, oneshot::Receiver<Body>)> {
+        let mut connection = self.connection.lock();
+        let connection = connection.as_mut()?;
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (reply, receiver) = oneshot::channel();
+        connection.pending.insert(request, reply);
+        Some((request, connection.outbox.clone(), receiver))
+    }
+
+    fn forget(&self, request: u64) {
+        if let Some(connection) = self.connection.lock().as_mut() {
+            connection.pending.remove(&request);
+        }
+    }
+
+    /// Queues a request that carries payload, after waiting for room; the reply comes on the
+    /// returned channel, which closes when the connection is lost.
+    pub async fn start_request(
+        &self,
+        group: u64,
+        body: Body,
+        bytes: usize,
+    ) -> Result<oneshot::Receiver<Body>, RequestError> {
+        let (request, outbox, receiver) =
+            self.register().ok_or(RequestError::Disconnected(self.id))?;
+        let message = Message {
+            group,
+            request,
+            body: Some(body),
+        };
+        if outbox.push_with_room(message, bytes).await {
+            Ok(receiver)
+        } else {
+            Err(RequestError::Disconnected(self.id))
+        }
+    }
+
+    /// Sends a request and waits for its reply.
+    pub async fn request(
+        &self,
+        group: u64,
+        body: Body,
+        limit: Duration,
+    ) -> Result<Body, RequestError> {
+        let (request, outbox, receiver) =
+            self.register().ok_or(RequestError::Disconnected(self.id))?;
+        outbox.push(Message {
+            group,
+            request,
+            body: Some(body),
+        });
+        match tokio::time::timeout(limit, receiver).await {
+            Ok(Ok(Body::Refused(refused))) => Err(RequestError::Refused {
+                peer: self.id,
+                reason: refused.reason,
+            }),
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(_)) => Err(RequestError::Disconnected(self.id)),
+            Err(_) => {
+                self.forget(request);
+                Err(RequestError::Timeout(self.id))
+            }
+        }
+    }
+
+    fn complete(&self, request: u64, body: Body) {
+        let waiting = self
+            .connection
+            .lock()
+            .as_mut()
+            .and_then(|c| c.pending.remove(&request));
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(body);
+        }
+    }
+}
+
+/// Keeps one stream to the peer until the transport is closed or gone.
+async fn keep_connected(peer: Arc<Peer>, transport: Weak<Transport>, handler: Arc<dyn Handler>) {
+    let mut pause = RECONNECT_MIN;
+    let mut last_error = String::new();
+    while !peer.closed.load(Ordering::Acquire) {
+        let Some(transport) = transport.upgrade() else {
+            return;
+        };
+        let error = match run_stream(&peer, &transport, &handler).await {
+            Ok(()) => {
+                pause = RECONNECT_MIN;
+                "the stream ended".to_owned()
+            }
+            Err(error) => {
+                // Nobody listens there: the process is gone, no need to wait for silence.
+                if error.starts_with("connect") && peer.suspect() {
+                    handler.suspected(peer.id);
+                }
+                error
+            }
+        };
+        peer.disconnect();
+        drop(transport);
+        if error != last_error {
+            tracing::info!(peer = peer.id.0, "peer stream: {error}");
+            last_error = error;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = peer.kick.notified() => {}
+        }
+        pause = (pause * 2).min(RECONNECT_MAX);
+    }
+}
+
+async fn run_stream(
+    peer: &Arc<Peer>,
+    transport: &Arc<Transport>,
+    handler: &Arc<dyn Handler>,
+) -> Result<(), String> {
+    let address = peer.address.lock().clone();
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|e| format!("address {address}: {e}"))?
+        .connect_timeout(transport.timing.suspicion)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES * 2);
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|e| format!("connect to {address}: {}", root_cause(&e)))?;
+    let mut client = PeerClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+
+    let outbox = Outbox::new();
+    outbox.push(Message {
+        group: 0,
+        request: 0,
+        body: Some(Body::Hello(transport.identity.hello())),
+    });
+    let counted = {
+        let transport = transport.clone();
+        outbox
+            .stream()
+            .inspect(move |e| transport.count_out(e.encoded_len()))
+    };
+    // A peer that accepts connections but does not serve them must not hold this up.
+    let response = tokio::time::timeout(transport.timing.suspicion * 4, client.exchange(counted))
+        .await
+        .map_err(|_| "open stream: timed out".to_owned())?
+        .map_err(|e| format!("open stream: {}", e.message()))?;
+    let mut replies = response.into_inner();
+    let result = loop {
+        let envelope = tokio::select! {
+            envelope = replies.message() => envelope,
+            () = peer.kick.notified() => break Ok(()),
+        };
+        match envelope {
+            Ok(Some(envelope)) => {
+                if let Err(reason) = receive(peer, transport, handler, &outbox, envelope) {
+                    break Err(reason);
+                }
+            }
+            Ok(None) => break Ok(()),
+            Err(status) => break Err(format!("stream: {}", status.message())),
+        }
+    };
+    outbox.close();
+    result
+}
+
+fn receive(
+    peer: &Arc<Peer>,
+    transport: &Arc<Transport>,
+    handler: &Arc<dyn Handler>,
+    outbox: &Arc<Outbox>,
+    envelope: wire::Envelope,
+) -> Result<(), String> {
+    transport.count_in(envelope.encoded_len());
+    peer.heard(transport.now_ms());
+    for message in envelope.messages {
+        match message.body {
+            Some(Body::Hello(hello)) => {
+                let id = transport.check_hello(&hello)?;
+                if id != peer.id {
+                    return Err(format!(
+                        "broker {id} answers where broker {} should",
+                        peer.id
+                    ));
+                }
+                *peer.connection.lock() = Some(Connection {
+                    outbox: outbox.clone(),
+                    pending: HashMap::new(),
+                });
+                handler.connected(peer.id);
+            }
+            Some(Body::Refused(refused)) if message.request == 0 => return Err(refused.reason),
+            Some(body) => peer.complete(message.request, body),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

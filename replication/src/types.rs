@@ -1,0 +1,240 @@
+//! The types openraft is used with, and their journal and wire forms.
+
+use bytes::Bytes;
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::impls::{EmptyNode, Entry, Vote as RaftVoteImpl};
+use openraft::type_config::alias::CommittedLeaderIdOf;
+use openraft::vote::RaftLeaderId;
+use openraft::{EntryPayload, Membership, StoredMembership};
+use prost::Message as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use tidelog_proto::peer;
+use tidelog_storage::journal::EntryRecord;
+use tidelog_storage::log::ProducerRejection;
+
+/// One command of a group's log.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// One v2 record batch, as the producer sent it.
+    Produce(Bytes),
+    /// Move the log start offset forward.
+    LogStart(i64),
+    /// A metadata command (group 0 only).
+    Metadata(Bytes),
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::Produce(batch) => write!(f, "produce {} bytes", batch.len()),
+            Command::LogStart(offset) => write!(f, "log start {offset}"),
+            Command::Metadata(bytes) => write!(f, "metadata {} bytes", bytes.len()),
+        }
+    }
+}
+
+/// What applying a command gives its proposer.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    None,
+    Appended {
+        base_offset: i64,
+        log_start_offset: i64,
+    },
+    Rejected(ProducerRejection),
+    Metadata {
+        index: u64,
+        reply: Bytes,
+    },
+}
+
+openraft::declare_raft_types!(
+    /// One leader a term, so that the leader epoch is the term.
+    pub TypeConfig:
+        D = Command,
+        R = Reply,
+        NodeId = u64,
+        Node = EmptyNode,
+        LeaderId = LeaderId<u64, u64>,
+);
+
+/// A term, once its leader is elected.
+pub type CommittedLeaderId = CommittedLeaderIdOf<TypeConfig>;
+pub type LogId = openraft::LogId<CommittedLeaderId>;
+pub type Vote = RaftVoteImpl<LeaderId<u64, u64>>;
+pub type Payload = EntryPayload<Command, u64, EmptyNode>;
+pub type RaftEntry = Entry<CommittedLeaderId, Payload>;
+pub type GroupMembership = StoredMembership<CommittedLeaderId, u64, EmptyNode>;
+pub type SnapshotMeta = openraft::storage::SnapshotMeta<CommittedLeaderId, u64, EmptyNode>;
+
+const KIND_BLANK: u8 = 0;
+const KIND_MEMBERSHIP: u8 = 1;
+const KIND_PRODUCE: u8 = 2;
+const KIND_LOG_START: u8 = 3;
+const KIND_METADATA: u8 = 4;
+
+/// A stored or received form that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed raft data: {0}")]
+pub struct Malformed(pub String);
+
+pub fn log_id(term: u64, index: u64) -> LogId {
+    // With one leader a term, the term alone names the leader of an entry.
+    let leader = LeaderId { term, voted_for: 0 };
+    LogId::new(leader.to_committed(), index)
+}
+
+/// `(index, term)` as the journal keeps it.
+pub fn position(id: &LogId) -> (u64, u64) {
+    (id.index, id.leader_id.term)
+}
+
+/// Journal form of an entry. The batch of a produce command is not copied.
+pub fn entry_to_record(entry: &RaftEntry) -> EntryRecord {
+    let (kind, body) = match &entry.payload {
+        EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
+        EntryPayload::Membership(m) => (
+            KIND_MEMBERSHIP,
+            Bytes::from(membership_to_proto(m).encode_to_vec()),
+        ),
+        EntryPayload::Normal(Command::Produce(batch)) => (KIND_PRODUCE, batch.clone()),
+        EntryPayload::Normal(Command::LogStart(offset)) => (
+            KIND_LOG_START,
+            Bytes::copy_from_slice(&offset.to_le_bytes()),
+        ),
+        EntryPayload::Normal(Command::Metadata(bytes)) => (KIND_METADATA, bytes.clone()),
+    };
+    EntryRecord {
+        index: entry.log_id.index,
+        term: entry.log_id.leader_id.term,
+        kind,
+        body,
+    }
+}
+
+/// Inverse of [`entry_to_record`].
+pub fn entry_from_parts(
+    index: u64,
+    term: u64,
+    kind: u8,
+    body: Bytes,
+) -> Result<RaftEntry, Malformed> {
+    let payload = match kind {
+        KIND_BLANK => EntryPayload::Blank,
+        KIND_MEMBERSHIP => {
+            let stored = peer::Membership::decode(body)
+                .map_err(|e| Malformed(format!("membership of entry {index}: {e}")))?;
+            EntryPayload::Membership(membership_from_proto(&stored)?)
+        }
+        KIND_PRODUCE => EntryPayload::Normal(Command::Produce(body)),
+        KIND_LOG_START => {
+            let bytes: [u8; 8] = body[..]
+                .try_into()
+                .map_err(|_| Malformed(format!("log start of entry {index}")))?;
+            EntryPayload::Normal(Command::LogStart(i64::from_le_bytes(bytes)))
+        }
+        KIND_METADATA => EntryPayload::Normal(Command::Metadata(body)),
+        other => return Err(Malformed(format!("entry {index} has unknown kind {other}"))),
+    };
+    Ok(RaftEntry {
+        log_id: log_id(term, index),
+        payload,
+    })
+}
+
+/// Bytes an entry keeps in memory, roughly.
+pub fn entry_bytes(entry: &RaftEntry) -> usize {
+    64 + match &entry.payload {
+        EntryPayload::Normal(Command::Produce(b) | Command::Metadata(b)) => b.len(),
+        _ => 0,
+    }
+}
+
+pub fn vote_to_proto(vote: &Vote) -> peer::Vote {
+    peer::Vote {
+        term: vote.leader_id.term,
+        node: vote.leader_id.voted_for,
+        committed: vote.committed,
+    }
+}
+
+pub fn vote_from_proto(vote: &peer::Vote) -> Vote {
+    if vote.committed {
+        Vote::new_committed(vote.term, vote.node)
+    } else {
+        Vote::new(vote.term, vote.node)
+    }
+}
+
+pub fn vote_to_bytes(vote: &Vote) -> Bytes {
+    Bytes::from(vote_to_proto(vote).encode_to_vec())
+}
+
+pub fn vote_from_bytes(bytes: &[u8]) -> Result<Vote, Malformed> {
+    peer::Vote::decode(bytes)
+        .map(|v| vote_from_proto(&v))
+        .map_err(|e| Malformed(format!("vote: {e}")))
+}
+
+pub fn log_id_to_proto(id: &LogId) -> peer::LogId {
+    peer::LogId {
+        term: id.leader_id.term,
+        index: id.index,
+    }
+}
+
+pub fn log_id_from_proto(id: &peer::LogId) -> LogId {
+    log_id(id.term, id.index)
+}
+
+pub fn membership_to_proto(m: &Membership<u64, EmptyNode>) -> peer::Membership {
+    peer::Membership {
+        configs: m
+            .get_joint_config()
+            .iter()
+            .map(|set| peer::VoterSet {
+                voters: set.iter().copied().collect(),
+            })
+            .collect(),
+        nodes: m.nodes().map(|(id, _)| *id).collect(),
+    }
+}
+
+pub fn membership_from_proto(
+    m: &peer::Membership,
+) -> Result<Membership<u64, EmptyNode>, Malformed> {
+    let configs: Vec<BTreeSet<u64>> = m
+        .configs
+        .iter()
+        .map(|set| set.voters.iter().copied().collect())
+        .collect();
+    let nodes: BTreeMap<u64, EmptyNode> = m.nodes.iter().map(|id| (*id, EmptyNode {})).collect();
+    if configs.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(configs, nodes).map_err(|e| Malformed(format!("membership: {e}")))
+}
+
+pub fn stored_membership_to_proto(m: &GroupMembership) -> peer::StoredMembership {
+    peer::StoredMembership {
+        log_id: m.log_id().as_ref().map(log_id_to_proto),
+        membership: Some(membership_to_proto(m.membership())),
+    }
+}
+
+pub fn stored_membership_from_proto(
+    m: Option<&peer::StoredMembership>,
+) -> Result<GroupMembership, Malformed> {
+    let Some(m) = m else {
+        return Ok(GroupMembership::default());
+    };
+    let membership = match &m.membership {
+        Some(inner) => membership_from_proto(inner)?,
+        None => Membership::default(),
+    };
+    Ok(GroupMembership::new(
+        m.log_id.as_ref().map(log_id_from_proto),
+        membership,
+    ))
+}

@@ -1,0 +1,253 @@
+//! The broker's journal: one append-only sequence of files for all Raft groups.
+//!
+//! A dedicated thread takes everything that was submitted while the last sync ran, writes it as one
+//! batch, syncs once and runs the completions in order. So the cost of durability does not depend on
+//! the number of partitions. When a file is full a checkpoint makes every group's applied state
+//! durable elsewhere, and the older files are recycled.
+//!
+//! `format` is the bytes, `recovery` reads them back, `files` creates and recycles files, `writer`
+//! is the thread.
+
+mod files;
+mod format;
+mod metrics;
+mod recovery;
+mod writer;
+
+pub use metrics::JournalMetrics;
+pub use recovery::{JournalDamage, Recovered, RecoveredGroup, read_journal_bytes};
+
+use crate::error::StorageError;
+use crate::ids::GroupId;
+use bytes::Bytes;
+use files::FileSet;
+use metrics::Counters;
+use parking_lot::{Condvar, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// How the journal is kept.
+#[derive(Debug, Clone)]
+pub struct JournalConfig {
+    /// Folder of the journal's files.
+    pub dir: PathBuf,
+    /// Size of one file.
+    pub file_bytes: u64,
+    /// Write around the page cache where the file system allows it.
+    pub direct_io: bool,
+    /// Most record bytes one sync covers, apart from a single larger record.
+    pub max_batch_bytes: usize,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        JournalConfig {
+            dir: PathBuf::new(),
+            file_bytes: 64 * 1024 * 1024,
+            direct_io: true,
+            max_batch_bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+/// One Raft log entry. `kind` and `body` mean nothing to the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryRecord {
+    pub index: u64,
+    pub term: u64,
+    pub kind: u8,
+    pub body: Bytes,
+}
+
+/// One change of one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    Entry {
+        group: GroupId,
+        entry: EntryRecord,
+    },
+    Vote {
+        group: GroupId,
+        vote: Bytes,
+    },
+    /// Entries with a greater index are gone; `None`: all are.
+    Truncate {
+        group: GroupId,
+        after: Option<u64>,
+    },
+    /// The group's whole state. Replay forgets its earlier records; the entries after `applied`
+    /// follow in the same submission. `applied` is `(index, term)`.
+    Checkpoint {
+        group: GroupId,
+        vote: Option<Bytes>,
+        applied: Option<(u64, u64)>,
+        state: Bytes,
+    },
+    /// A hint how far the group had committed.
+    Committed {
+        group: GroupId,
+        index: u64,
+        term: u64,
+    },
+    /// The group is deleted.
+    Remove {
+        group: GroupId,
+    },
+}
+
+/// Runs on the journal's thread once the submission is durable.
+pub type Completion = Box<dyn FnOnce() + Send>;
+
+/// Makes every group's applied state durable and journals it.
+pub trait Checkpointer: Send + Sync {
+    /// Submits, group by group, a [`Record::Checkpoint`] followed by the entries not yet applied;
+    /// one submission a group, made under the lock its other submissions are made under.
+    fn checkpoint(&self, journal: &Journal);
+}
+
+struct Submission {
+    records: Vec<Record>,
+    bytes: usize,
+    done: Option<Completion>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Submission>,
+    bytes: u64,
+    closed: bool,
+    /// The writer sleeps and has to be woken.
+    idle: bool,
+}
+
+/// State the threads share.
+struct Shared {
+    config: JournalConfig,
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    files: FileSet,
+    counters: Counters,
+    /// Counts file changes and close requests for the checkpoint thread.
+    rolled: Mutex<Rolled>,
+    rolled_changed: Condvar,
+}
+
+#[derive(Default)]
+struct Rolled {
+    due: bool,
+    prepare: bool,
+    closed: bool,
+}
+
+/// Handle of the journal; clones share it.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Journal {
+    /// Reads what an earlier run left and starts the writer.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written. Damage is not an error: see
+    /// [`Recovered::damage`].
+    pub fn open(config: JournalConfig) -> Result<(Journal, Recovered), StorageError> {
+        std::fs::create_dir_all(&config.dir).map_err(|e| StorageError::io(&config.dir, e))?;
+        let (recovered, position) = recovery::recover(&config.dir)?;
+        let (files, active) = FileSet::open(&config, &position)?;
+        let shared = Arc::new(Shared {
+            config,
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            files,
+            counters: Counters::default(),
+            rolled: Mutex::default(),
+            rolled_changed: Condvar::new(),
+        });
+        let writer = writer::start(shared.clone(), active, position.next_batch);
+        let journal = Journal {
+            shared,
+            threads: Arc::new(Mutex::new(vec![writer])),
+        };
+        Ok((journal, recovered))
+    }
+
+    /// Queues records; `done` runs when they are durable. Never waits.
+    pub fn submit(&self, records: Vec<Record>, done: Option<Completion>) {
+        let bytes = records.iter().map(format::record_bytes).sum();
+        let wake = {
+            let mut queue = self.shared.queue.lock();
+            queue.bytes += bytes as u64;
+            queue.waiting.push(Submission {
+                records,
+                bytes,
+                done,
+            });
+            queue.idle
+        };
+        if wake {
+            self.shared.filled.notify_one();
+        }
+    }
+
+    /// Starts the thread that checkpoints after each full file and recycles the older ones.
+    pub fn start_checkpoints(&self, checkpointer: Arc<dyn Checkpointer>) {
+        let journal = self.clone();
+        let thread = std::thread::Builder::new()
+            .name("journal-files".to_owned())
+            .spawn(move || files::keep(&journal, &*checkpointer));
+        match thread {
+            Ok(thread) => self.threads.lock().push(thread),
+            Err(error) => {
+                tracing::error!("cannot start the checkpoint thread: {error}");
+                std::process::abort();
+            }
+        }
+    }
+
+    /// Blocks until everything submitted before is durable.
+    pub fn sync_barrier(&self) {
+        let (done, durable) = std::sync::mpsc::channel();
+        self.submit(
+            Vec::new(),
+            Some(Box::new(move || {
+                let _ = done.send(());
+            })),
+        );
+        // An error means the journal is closed: nothing is left to wait for.
+        let _ = durable.recv();
+    }
+
+    /// Bytes submitted and not yet durable.
+    pub fn queued_bytes(&self) -> u64 {
+        self.shared.queue.lock().bytes
+    }
+
+    /// Counters so far.
+    pub fn metrics(&self) -> JournalMetrics {
+        let mut metrics = self.shared.counters.read();
+        metrics.queued_bytes = self.queued_bytes();
+        metrics.files = self.shared.files.count();
+        metrics
+    }
+
+    /// Makes what is queued durable and ends the threads.
+    pub fn close(&self) {
+        {
+            let mut queue = self.shared.queue.lock();
+            queue.closed = true;
+        }
+        self.shared.filled.notify_one();
+        self.shared.rolled.lock().closed = true;
+        self.shared.rolled_changed.notify_one();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

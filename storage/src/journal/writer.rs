@@ -1,0 +1,158 @@
+//! The journal's thread: group commit.
+
+use super::files::{ActiveFile, Aligned, retry_when_full};
+use super::format::{BATCH_HEADER, BatchHead, blocks, write_record};
+use super::{Completion, Shared, Submission};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Staging memory kept between batches.
+const STAGING_KEPT: usize = 5 * 1024 * 1024;
+
+struct Writer {
+    shared: Arc<Shared>,
+    active: ActiveFile,
+    next_batch: u64,
+    staging: Aligned,
+    /// The file after `active` has been asked for.
+    prepare_asked: bool,
+}
+
+pub fn start(shared: Arc<Shared>, active: ActiveFile, next_batch: u64) -> JoinHandle<()> {
+    let writer = Writer {
+        shared,
+        active,
+        next_batch,
+        staging: Aligned::default(),
+        prepare_asked: false,
+    };
+    let spawned = std::thread::Builder::new()
+        .name("journal".to_owned())
+        .spawn(move || writer.run());
+    match spawned {
+        Ok(thread) => thread,
+        Err(error) => {
+            tracing::error!("cannot start the journal thread: {error}");
+            std::process::abort();
+        }
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut work: Vec<Submission> = Vec::new();
+        let mut done: Vec<Completion> = Vec::new();
+        loop {
+            {
+                let mut queue = self.shared.queue.lock();
+                while queue.waiting.is_empty() {
+                    if queue.closed {
+                        return;
+                    }
+                    queue.idle = true;
+                    self.shared.filled.wait(&mut queue);
+                    queue.idle = false;
+                }
+                std::mem::swap(&mut queue.waiting, &mut work);
+            }
+            let mut rest = work.drain(..).peekable();
+            while rest.peek().is_some() {
+                let mut batch = Vec::new();
+                let mut bytes = 0;
+                while let Some(next) = rest.peek() {
+                    if bytes > 0 && bytes + next.bytes > self.shared.config.max_batch_bytes {
+                        break;
+                    }
+                    bytes += next.bytes;
+                    batch.extend(rest.next());
+                }
+                if bytes > 0 {
+                    self.write(&batch, bytes);
+                }
+                self.shared.queue.lock().bytes -= bytes as u64;
+                done.extend(batch.into_iter().filter_map(|s| s.done));
+                for completion in done.drain(..) {
+                    completion();
+                }
+            }
+        }
+    }
+
+    /// Writes one batch and makes it durable, or ends the process.
+    fn write(&mut self, batch: &[Submission], bytes: usize) {
+        let total = blocks(BATCH_HEADER + bytes);
+        if self.active.position + total as u64 > self.active.bytes {
+            self.roll(total as u64);
+        }
+        let records = batch.iter().map(|s| s.records.len()).sum::<usize>();
+        self.assemble(batch, bytes, total, records);
+        let started = Instant::now();
+        let written = self
+            .active
+            .file
+            .write_all_at(self.staging.as_slice(), self.active.position)
+            .and_then(|()| {
+                if self.active.synchronous {
+                    Ok(())
+                } else {
+                    self.active.file.sync_data()
+                }
+            });
+        if let Err(error) = written {
+            // What the disk holds now is unknown, and asking again would not tell: a page that
+            // failed to be written may count as clean.
+            tracing::error!(
+                "cannot write the journal {}: {error}; stopping",
+                self.active.path.display()
+            );
+            std::process::abort();
+        }
+        self.shared
+            .counters
+            .synced(records as u64, total as u64, started.elapsed());
+        self.active.position += total as u64;
+        self.next_batch += 1;
+        self.staging.shrink(STAGING_KEPT);
+        if !self.prepare_asked && self.active.position > self.active.bytes / 4 {
+            self.prepare_asked = true;
+            self.shared.rolled.lock().prepare = true;
+            self.shared.rolled_changed.notify_one();
+        }
+    }
+
+    fn assemble(&mut self, batch: &[Submission], bytes: usize, total: usize, records: usize) {
+        let out = self.staging.reset(total);
+        let start = out.len();
+        out.resize(start + BATCH_HEADER, 0);
+        for record in batch.iter().flat_map(|s| &s.records) {
+            write_record(record, out);
+        }
+        let payload = &out[start + BATCH_HEADER..];
+        debug_assert_eq!(payload.len(), bytes, "records have the size they announce");
+        let head = BatchHead {
+            file: self.active.sequence,
+            batch: self.next_batch,
+            payload_bytes: payload.len() as u64,
+            records: records as u32,
+            crc: crc32fast::hash(payload),
+        };
+        head.write(&mut out[start..start + BATCH_HEADER]);
+        out.resize(start + total, 0);
+    }
+
+    fn roll(&mut self, needed: u64) {
+        let next = retry_when_full("the journal", || self.shared.files.next(needed));
+        match next {
+            Ok(file) => self.active = file,
+            Err(error) => {
+                tracing::error!("cannot create a journal file: {error}; stopping");
+                std::process::abort();
+            }
+        }
+        self.prepare_asked = false;
+        self.shared.rolled.lock().due = true;
+        self.shared.rolled_changed.notify_one();
+    }
+}

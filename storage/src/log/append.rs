@@ -1,0 +1,238 @@
+//! Applies committed batches.
+
+use super::producers::{ProducerCheck, ProducerRejection, ProducerState};
+use super::segment::Segment;
+use super::{PartitionLog, Writer};
+use crate::batch::{BatchHeader, HEADER_BYTES};
+use crate::error::StorageError;
+use crate::ids::{LeaderEpoch, Offset, ProducerId};
+use bytes::Bytes;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A committed batch, as the producer sent it.
+#[derive(Debug, Clone)]
+pub struct AppendBatch {
+    pub bytes: Bytes,
+    /// Term of the Raft entry.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// What became of a batch; the same on every replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendOutcome {
+    Appended {
+        base_offset: Offset,
+        last_offset: Offset,
+    },
+    /// The producer repeated a batch; these are the offsets it got the first time.
+    Duplicate {
+        base_offset: Offset,
+        last_offset: Offset,
+    },
+    Rejected(ProducerRejection),
+}
+
+/// A batch that will be written: its header with offset and epoch set, and the rest of its bytes.
+struct Accepted<'a> {
+    header: BatchHeader,
+    patched: [u8; HEADER_BYTES],
+    rest: &'a [u8],
+}
+
+impl PartitionLog {
+    /// Applies batches in order: checks producers, assigns offsets, writes, makes them readable.
+    /// Depends only on what was applied before and on the arguments.
+    ///
+    /// # Errors
+    /// [`StorageError::DiskFull`]: nothing was applied, the same call may be made again. Others mean
+    /// that this replica cannot go on.
+    pub fn append(&self, batches: &[AppendBatch]) -> Result<Vec<AppendOutcome>, StorageError> {
+        self.check_open()?;
+        let mut writer = self.writer.lock();
+        let mut undo = Vec::new();
+        let mut outcomes = Vec::with_capacity(batches.len());
+        let mut accepted = Vec::with_capacity(batches.len());
+        let mut next_offset = self.log_end_offset();
+        for batch in batches {
+            let header = BatchHeader::parse(&batch.bytes)?;
+            let outcome = match writer.producers.check(&header) {
+                ProducerCheck::Append => {
+                    if header.is_idempotent() {
+                        let before = writer.producers.get(header.producer_id).cloned();
+                        undo.push((header.producer_id, before));
+                    }
+                    writer.producers.appended(&header, next_offset);
+                    let placed = place(&header, &batch.bytes, next_offset, batch.leader_epoch);
+                    let base_offset = next_offset;
+                    next_offset = placed.header.last_offset() + 1;
+                    accepted.push(placed);
+                    AppendOutcome::Appended {
+                        base_offset,
+                        last_offset: next_offset - 1,
+                    }
+                }
+                ProducerCheck::Duplicate(first) => AppendOutcome::Duplicate {
+                    base_offset: first.base_offset,
+                    last_offset: first.last_offset,
+                },
+                ProducerCheck::Reject(rejection) => AppendOutcome::Rejected(rejection),
+            };
+            outcomes.push(outcome);
+        }
+        match self.write_accepted(&mut writer, &accepted) {
+            Ok(()) => Ok(outcomes),
+            Err((written, error)) if written == 0 => {
+                take_back(&mut writer, undo);
+                Err(error)
+            }
+            // Part of the run went to an earlier segment and is visible: it cannot be taken back,
+            // and the caller must not apply it twice. Wait here until the rest fits.
+            Err((written, error)) => self
+                .finish_write(&mut writer, &accepted[written..], error)
+                .map(|()| outcomes),
+        }
+    }
+
+    /// Writes batches segment by segment; on an error, tells how many are already readable.
+    fn write_accepted(
+        &self,
+        writer: &mut Writer,
+        accepted: &[Accepted<'_>],
+    ) -> Result<(), (usize, StorageError)> {
+        let interval = self.config.read().index_interval_bytes;
+        let mut done = 0;
+        while done < accepted.len() {
+            let segment = self.segment_for(writer, &accepted[done].header);
+            let room = segment.capacity() - segment.bytes();
+            let mut bytes = 0;
+            let count = accepted[done..]
+                .iter()
+                .take_while(|a| {
+                    bytes += a.header.size_in_bytes() as u64;
+                    bytes <= room && fits_offsets(&segment, &a.header)
+                })
+                .count();
+            let run = &accepted[done..done + count];
+            let slices: Vec<IoSlice<'_>> = run
+                .iter()
+                .flat_map(|a| [IoSlice::new(&a.patched), IoSlice::new(a.rest)])
+                .collect();
+            segment.write(&slices).map_err(|e| (done, e))?;
+            for batch in run {
+                segment.publish(&batch.header, interval);
+                writer
+                    .epochs
+                    .assign(batch.header.leader_epoch, batch.header.base_offset);
+                self.end
+                    .store(batch.header.last_offset() + 1, Ordering::Release);
+            }
+            writer.epochs_dirty = true;
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn finish_write(
+        &self,
+        writer: &mut Writer,
+        rest: &[Accepted<'_>],
+        first_error: StorageError,
+    ) -> Result<(), StorageError> {
+        let mut rest = rest;
+        let mut error = first_error;
+        loop {
+            if !matches!(error, StorageError::DiskFull { .. }) {
+                return Err(error);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            match self.write_accepted(writer, rest) {
+                Ok(()) => return Ok(()),
+                Err((written, next)) => {
+                    rest = &rest[written..];
+                    error = next;
+                }
+            }
+        }
+    }
+
+    /// The segment `header` goes to; a new one when the present one is full.
+    fn segment_for(&self, writer: &mut Writer, header: &BatchHeader) -> Arc<Segment> {
+        let size = header.size_in_bytes() as u64;
+        let segment_bytes = self.config.read().segment_bytes;
+        let active = self.segments.read().last().cloned();
+        match active {
+            Some(active)
+                if active.bytes() + size <= active.capacity().min(segment_bytes.max(size))
+                    && fits_offsets(&active, header) =>
+            {
+                active
+            }
+            // An empty segment that is too small for the batch is replaced, not kept.
+            Some(active) if active.bytes() == 0 => {
+                self.segments.write().pop();
+                self.roll(writer, size)
+            }
+            _ => self.roll(writer, size),
+        }
+    }
+
+    /// Writes batches that already carry offsets and epochs, as another replica holds them.
+    pub(super) fn append_placed(
+        &self,
+        batches: &[(BatchHeader, &[u8])],
+    ) -> Result<(), StorageError> {
+        let mut writer = self.writer.lock();
+        let accepted: Vec<Accepted<'_>> = batches
+            .iter()
+            .map(|(header, bytes)| {
+                let mut patched = [0; HEADER_BYTES];
+                patched.copy_from_slice(&bytes[..HEADER_BYTES]);
+                Accepted {
+                    header: *header,
+                    patched,
+                    rest: &bytes[HEADER_BYTES..],
+                }
+            })
+            .collect();
+        match self.write_accepted(&mut writer, &accepted) {
+            Ok(()) => Ok(()),
+            Err((written, error)) => self.finish_write(&mut writer, &accepted[written..], error),
+        }
+    }
+}
+
+/// The batch with its base offset and leader epoch, which the checksum does not cover.
+fn place<'a>(
+    header: &BatchHeader,
+    bytes: &'a Bytes,
+    base_offset: Offset,
+    leader_epoch: LeaderEpoch,
+) -> Accepted<'a> {
+    let mut patched = [0; HEADER_BYTES];
+    patched.copy_from_slice(&bytes[..HEADER_BYTES]);
+    patched[0..8].copy_from_slice(&base_offset.to_be_bytes());
+    patched[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+    Accepted {
+        header: BatchHeader {
+            base_offset,
+            leader_epoch,
+            ..*header
+        },
+        patched,
+        rest: &bytes[HEADER_BYTES..],
+    }
+}
+
+/// Index entries hold offsets relative to the segment's base in 31 bits, positions in 31 bits.
+fn fits_offsets(segment: &Segment, header: &BatchHeader) -> bool {
+    header.last_offset() - segment.base_offset <= i64::from(i32::MAX)
+        && segment.bytes() <= i32::MAX as u64
+}
+
+fn take_back(writer: &mut Writer, undo: Vec<(ProducerId, Option<ProducerState>)>) {
+    for (id, state) in undo.into_iter().rev() {
+        writer.producers.restore(id, state);
+    }
+}

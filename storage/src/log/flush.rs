@@ -1,0 +1,76 @@
+//! Makes the log durable up to a point.
+
+use super::PartitionLog;
+use super::checkpoint::LogState;
+use super::epochs::LeaderEpochs;
+use super::files::sync_dir;
+use super::segment::Segment;
+use crate::error::StorageError;
+use prost::Message as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A point in the log that [`FlushTicket::finish`] makes durable. Taking it is quick, so that it can
+/// be done under the lock that orders applies; finishing it waits for the disk.
+#[must_use]
+pub struct FlushTicket {
+    state: LogState,
+    segments: Vec<Arc<Segment>>,
+    active: Option<Arc<Segment>>,
+    epochs: Option<LeaderEpochs>,
+    dir: PathBuf,
+    dir_dirty: bool,
+}
+
+impl PartitionLog {
+    /// Notes the present end of the log and what has to be synced for it.
+    ///
+    /// # Errors
+    /// [`StorageError::Closed`] when the log is deleted.
+    pub fn begin_flush(&self) -> Result<FlushTicket, StorageError> {
+        self.check_open()?;
+        let mut writer = self.writer.lock();
+        let segments = self.segments.read();
+        let active = segments.last().cloned();
+        let position = active
+            .as_ref()
+            .map_or((self.log_end_offset(), 0), |s| (s.base_offset, s.bytes()));
+        Ok(FlushTicket {
+            state: LogState::new(
+                self.log_start_offset(),
+                self.log_end_offset(),
+                position,
+                &writer.epochs,
+                &writer.producers,
+            ),
+            segments: segments.iter().filter(|s| s.is_dirty()).cloned().collect(),
+            active,
+            epochs: std::mem::take(&mut writer.epochs_dirty).then(|| writer.epochs.clone()),
+            dir: self.dir.clone(),
+            dir_dirty: std::mem::take(&mut writer.dir_dirty),
+        })
+    }
+}
+
+impl FlushTicket {
+    /// Syncs, and returns the state to journal: opening the log with it gives exactly this point.
+    pub fn finish(self) -> Result<Vec<u8>, StorageError> {
+        for segment in &self.segments {
+            segment.sync()?;
+            let written = self
+                .active
+                .as_ref()
+                .is_some_and(|a| Arc::ptr_eq(a, segment));
+            if !written {
+                segment.close_file();
+            }
+        }
+        if let Some(epochs) = &self.epochs {
+            epochs.write(&self.dir)?;
+        }
+        if self.dir_dirty {
+            sync_dir(&self.dir)?;
+        }
+        Ok(self.state.encode_to_vec())
+    }
+}

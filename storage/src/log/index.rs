@@ -1,0 +1,212 @@
+//! Sparse offset and time index of one segment, in Kafka's file formats.
+//!
+//! `.index`: relative offset of a batch's last record and the batch's position, 4 bytes each.
+//! `.timeindex`: timestamp, 8 bytes, and relative offset, 4 bytes. Big-endian. The entries of the
+//! segment being written live in memory and go to disk with the segment's sync; those of closed
+//! segments are dropped from memory and read back when needed.
+
+use super::segment::file_name;
+use crate::error::StorageError;
+use crate::ids::Offset;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const OFFSET_ENTRY_BYTES: usize = 8;
+const TIME_ENTRY_BYTES: usize = 12;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffsetEntry {
+    /// Offset of the batch's last record, relative to the segment's base offset.
+    pub relative: u32,
+    /// Where the batch begins.
+    pub position: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeEntry {
+    pub timestamp: i64,
+    /// Last record of the batch that holds `timestamp`.
+    pub relative: u32,
+}
+
+pub struct SegmentIndex {
+    offset_path: PathBuf,
+    time_path: PathBuf,
+    offsets: Vec<OffsetEntry>,
+    times: Vec<TimeEntry>,
+    /// The largest timestamp so far, indexed or not.
+    latest: Option<TimeEntry>,
+    bytes_since_entry: u64,
+    persisted_offsets: usize,
+    persisted_times: usize,
+}
+
+impl SegmentIndex {
+    pub fn empty(dir: &Path, base_offset: Offset) -> SegmentIndex {
+        SegmentIndex {
+            offset_path: dir.join(file_name(base_offset, "index")),
+            time_path: dir.join(file_name(base_offset, "timeindex")),
+            offsets: Vec::new(),
+            times: Vec::new(),
+            latest: None,
+            bytes_since_entry: 0,
+            persisted_offsets: 0,
+            persisted_times: 0,
+        }
+    }
+
+    /// Reads the files back, without entries at or past `bytes` of the segment.
+    pub fn load(dir: &Path, base_offset: Offset, bytes: u64) -> Result<SegmentIndex, StorageError> {
+        let mut index = SegmentIndex::empty(dir, base_offset);
+        for entry in read_file(&index.offset_path)?.chunks_exact(OFFSET_ENTRY_BYTES) {
+            let entry = OffsetEntry {
+                relative: be_u32(&entry[..4]),
+                position: be_u32(&entry[4..]),
+            };
+            let follows = index
+                .offsets
+                .last()
+                .is_none_or(|l| l.relative < entry.relative && l.position < entry.position);
+            // What a crash left half-written ends the index; the rest is built again.
+            if !follows || u64::from(entry.position) >= bytes {
+                break;
+            }
+            index.offsets.push(entry);
+        }
+        let last = index.offsets.last().map_or(0, |l| l.relative);
+        for entry in read_file(&index.time_path)?.chunks_exact(TIME_ENTRY_BYTES) {
+            let mut timestamp = [0; 8];
+            timestamp.copy_from_slice(&entry[..8]);
+            let entry = TimeEntry {
+                timestamp: i64::from_be_bytes(timestamp),
+                relative: be_u32(&entry[8..]),
+            };
+            let follows = index
+                .times
+                .last()
+                .is_none_or(|l| l.timestamp < entry.timestamp && l.relative <= entry.relative);
+            if !follows || entry.relative > last {
+                break;
+            }
+            index.times.push(entry);
+        }
+        index.latest = index.times.last().copied();
+        // The files are written anew with the next sync: they may hold entries that were cut.
+        index.persisted_offsets = 0;
+        index.persisted_times = 0;
+        Ok(index)
+    }
+
+    /// Takes note of a batch; adds entries when `interval` bytes have passed since the last ones.
+    pub fn add(&mut self, offset: OffsetEntry, time: Option<TimeEntry>, bytes: u64, interval: u32) {
+        if let Some(time) = time {
+            self.latest = Some(time);
+        }
+        if self.bytes_since_entry > u64::from(interval) {
+            self.offsets.push(offset);
+            self.push_latest();
+            self.bytes_since_entry = 0;
+        }
+        self.bytes_since_entry += bytes;
+    }
+
+    fn push_latest(&mut self) {
+        if let Some(latest) = self.latest
+            && self
+                .times
+                .last()
+                .is_none_or(|l| l.timestamp < latest.timestamp)
+        {
+            self.times.push(latest);
+        }
+    }
+
+    pub fn seal(&mut self) {
+        self.push_latest();
+        self.offsets.shrink_to_fit();
+        self.times.shrink_to_fit();
+    }
+
+    pub fn last_timestamp(&self) -> i64 {
+        self.latest.map_or(-1, |l| l.timestamp)
+    }
+
+    /// Position of the last indexed batch.
+    pub fn last_position(&self) -> u64 {
+        self.offsets.last().map_or(0, |l| u64::from(l.position))
+    }
+
+    /// Position to scan from to find `relative`: its batch begins there or later.
+    pub fn position_before(&self, relative: u64) -> u64 {
+        let after = self
+            .offsets
+            .partition_point(|e| u64::from(e.relative) <= relative);
+        after
+            .checked_sub(1)
+            .map_or(0, |i| u64::from(self.offsets[i].position))
+    }
+
+    /// Relative offset below which no timestamp is as late as `timestamp`.
+    pub fn offset_before_timestamp(&self, timestamp: i64) -> u32 {
+        let after = self.times.partition_point(|e| e.timestamp < timestamp);
+        after.checked_sub(1).map_or(0, |i| self.times[i].relative)
+    }
+
+    /// Writes entries not yet on disk and syncs the files.
+    pub fn persist(&mut self) -> Result<(), StorageError> {
+        let mut bytes = Vec::new();
+        for entry in &self.offsets[self.persisted_offsets..] {
+            bytes.extend_from_slice(&entry.relative.to_be_bytes());
+            bytes.extend_from_slice(&entry.position.to_be_bytes());
+        }
+        append(
+            &self.offset_path,
+            &bytes,
+            self.persisted_offsets * OFFSET_ENTRY_BYTES,
+        )?;
+        self.persisted_offsets = self.offsets.len();
+        bytes.clear();
+        for entry in &self.times[self.persisted_times..] {
+            bytes.extend_from_slice(&entry.timestamp.to_be_bytes());
+            bytes.extend_from_slice(&entry.relative.to_be_bytes());
+        }
+        append(
+            &self.time_path,
+            &bytes,
+            self.persisted_times * TIME_ENTRY_BYTES,
+        )?;
+        self.persisted_times = self.times.len();
+        Ok(())
+    }
+}
+
+fn be_u32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, StorageError> {
+    match std::fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|e| StorageError::io(path, e)),
+    }
+}
+
+/// Writes at `at`, cutting what lay behind; at 0 the file is made anew.
+fn append(path: &Path, bytes: &[u8], at: usize) -> Result<(), StorageError> {
+    let write = || -> std::io::Result<()> {
+        if at == 0 {
+            let mut file = std::fs::File::create(path)?;
+            file.write_all(bytes)?;
+            return file.sync_data();
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.write_all_at(bytes, at as u64)?;
+        file.sync_data()
+    };
+    write().map_err(|e| StorageError::io(path, e))
+}

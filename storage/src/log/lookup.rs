@@ -1,0 +1,102 @@
+//! Finds offsets by time (ListOffsets).
+
+use super::PartitionLog;
+use super::segment::Segment;
+use crate::batch::for_each_record;
+use crate::error::StorageError;
+use crate::ids::{LeaderEpoch, Offset};
+use std::sync::Arc;
+
+/// `(timestamp, offset, leader epoch)` of a record.
+pub type TimestampedOffset = (i64, Offset, LeaderEpoch);
+
+impl PartitionLog {
+    /// The first record, at or after the log start, whose timestamp is at least `timestamp`.
+    pub fn offset_for_timestamp(
+        &self,
+        timestamp: i64,
+    ) -> Result<Option<TimestampedOffset>, StorageError> {
+        self.check_open()?;
+        let start = self.log_start_offset();
+        let segments: Vec<Arc<Segment>> = self.segments.read().clone();
+        for segment in segments {
+            if segment.max_timestamp() < timestamp || segment.bytes() == 0 {
+                continue;
+            }
+            let from = {
+                let relative = segment.index.read().offset_before_timestamp(timestamp);
+                start.max(segment.base_offset + i64::from(relative))
+            };
+            let found = scan(
+                &segment,
+                from,
+                |batch_max| batch_max >= timestamp,
+                |ts, offset| ts >= timestamp && offset >= start,
+            )?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record that carries the largest timestamp of the log.
+    pub fn offset_of_max_timestamp(&self) -> Result<Option<TimestampedOffset>, StorageError> {
+        self.check_open()?;
+        let start = self.log_start_offset();
+        let segments: Vec<Arc<Segment>> = self.segments.read().clone();
+        let mut best: Option<Arc<Segment>> = None;
+        for segment in segments.into_iter().filter(|s| s.bytes() > 0) {
+            if best
+                .as_ref()
+                .is_none_or(|b| segment.max_timestamp() > b.max_timestamp())
+            {
+                best = Some(segment);
+            }
+        }
+        let Some(segment) = best else { return Ok(None) };
+        let max = segment.max_timestamp();
+        let from = {
+            let relative = segment.index.read().offset_before_timestamp(max);
+            start.max(segment.base_offset + i64::from(relative))
+        };
+        scan(
+            &segment,
+            from,
+            |batch_max| batch_max >= max,
+            |ts, offset| ts >= max && offset >= start,
+        )
+    }
+}
+
+/// First record from `from` on that `matches(timestamp, offset)`, in batches whose largest timestamp
+/// is `interesting`.
+fn scan(
+    segment: &Segment,
+    from: Offset,
+    interesting: impl Fn(i64) -> bool,
+    matches: impl Fn(i64, Offset) -> bool,
+) -> Result<Option<TimestampedOffset>, StorageError> {
+    let map = segment.map()?;
+    let Some(mut position) = segment.position_of(&map, from)? else {
+        return Ok(None);
+    };
+    while position < segment.bytes() {
+        let header = segment.header_at(&map, position)?;
+        let end = position as usize + header.size_in_bytes();
+        if interesting(header.max_timestamp) {
+            let mut found = None;
+            for_each_record(&map[position as usize..end], |record| {
+                if matches(record.timestamp, record.offset) {
+                    found = Some((record.timestamp, record.offset, header.leader_epoch));
+                }
+                found.is_none()
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        position = end as u64;
+    }
+    Ok(None)
+}

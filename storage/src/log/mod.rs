@@ -1,0 +1,407 @@
+//! The log of one partition: committed record batches in Kafka's file formats.
+//!
+//! The log is the state machine of the partition's Raft group, so it holds committed batches only and
+//! nothing in it is ever taken back. [`PartitionLog`] is the whole; `segment` and `index` are its
+//! files, `append` writes, `read` reads, `producers` recognises repeated batches, `epochs` knows the
+//! leader epochs, `flush` makes it durable, `catch_up` copies it from another replica.
+
+mod append;
+mod catch_up;
+mod checkpoint;
+mod config;
+mod epochs;
+mod files;
+mod flush;
+mod index;
+mod lookup;
+mod producers;
+mod read;
+mod segment;
+
+pub use append::{AppendBatch, AppendOutcome};
+pub use config::LogConfig;
+pub use flush::FlushTicket;
+pub use producers::{ProducedBatch, ProducerRejection};
+pub use read::LogRead;
+
+use crate::error::StorageError;
+use crate::ids::{LeaderEpoch, Offset, ProducerId};
+use checkpoint::LogState;
+use epochs::LeaderEpochs;
+use parking_lot::{Mutex, RwLock};
+use producers::Producers;
+use segment::Segment;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+/// Mutable state of the one writer.
+struct Writer {
+    producers: Producers,
+    epochs: LeaderEpochs,
+    /// Files were created or removed since the last sync of the folder.
+    dir_dirty: bool,
+    epochs_dirty: bool,
+}
+
+/// One partition's log. One writer at a time, any number of readers.
+pub struct PartitionLog {
+    dir: PathBuf,
+    config: RwLock<LogConfig>,
+    writer: Mutex<Writer>,
+    /// By base offset; the last one is being written.
+    segments: RwLock<Vec<Arc<Segment>>>,
+    start: AtomicI64,
+    end: AtomicI64,
+    deleted: AtomicBool,
+}
+
+/// A producer as admin tools show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProducerInfo {
+    pub producer_id: ProducerId,
+    pub epoch: i16,
+    pub last_sequence: i32,
+    pub last_timestamp: i64,
+}
+
+/// A segment as tools show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentInfo {
+    pub base_offset: Offset,
+    pub bytes: u64,
+    pub path: PathBuf,
+}
+
+impl PartitionLog {
+    /// Opens the log in `dir`. `checkpoint` is what [`FlushTicket::finish`] gave last: everything
+    /// past it is cut, as nothing past it is known to be whole. Without one the log starts empty.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when synced bytes are missing; I/O errors.
+    pub fn open(
+        dir: &Path,
+        _topic: &str,
+        topic_id: [u8; 16],
+        _partition: i32,
+        config: LogConfig,
+        checkpoint: Option<&[u8]>,
+    ) -> Result<PartitionLog, StorageError> {
+        std::fs::create_dir_all(dir).map_err(|e| StorageError::io(dir, e))?;
+        files::write_partition_metadata(dir, topic_id)?;
+        let state = checkpoint
+            .map(|bytes| LogState::read(bytes, dir))
+            .transpose()?;
+        let segments = match &state {
+            Some(state) => open_segments(dir, &config, state)?,
+            None => {
+                remove_segments(dir, |_| true)?;
+                Vec::new()
+            }
+        };
+        let (start, end) = state
+            .as_ref()
+            .map_or((0, 0), |s| (s.start_offset, s.end_offset));
+        let log = PartitionLog {
+            dir: dir.to_owned(),
+            writer: Mutex::new(Writer {
+                producers: state.as_ref().map(LogState::producers).unwrap_or_default(),
+                epochs: state.as_ref().map(LogState::epochs).unwrap_or_default(),
+                dir_dirty: true,
+                epochs_dirty: false,
+            }),
+            segments: RwLock::new(segments),
+            start: AtomicI64::new(start),
+            end: AtomicI64::new(end),
+            config: RwLock::new(config),
+            deleted: AtomicBool::new(false),
+        };
+        Ok(log)
+    }
+
+    pub fn log_start_offset(&self) -> Offset {
+        self.start.load(Ordering::Acquire)
+    }
+
+    /// The high watermark: the log holds committed batches only.
+    pub fn log_end_offset(&self) -> Offset {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// End of what a `read_committed` consumer may see. There are no transactions yet, so this is
+    /// the high watermark.
+    pub fn last_stable_offset(&self) -> Offset {
+        self.log_end_offset()
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn update_config(&self, config: LogConfig) {
+        *self.config.write() = config;
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.read().iter().map(|s| s.bytes()).sum()
+    }
+
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.segments
+            .read()
+            .iter()
+            .map(|s| SegmentInfo {
+                base_offset: s.base_offset,
+                bytes: s.bytes(),
+                path: s.path().to_owned(),
+            })
+            .collect()
+    }
+
+    pub fn producers(&self) -> Vec<ProducerInfo> {
+        let writer = self.writer.lock();
+        writer
+            .producers
+            .sorted()
+            .into_iter()
+            .map(|(producer_id, state)| ProducerInfo {
+                producer_id,
+                epoch: state.epoch,
+                last_sequence: state.batches.back().map_or(-1, |b| b.last_sequence),
+                last_timestamp: state.last_timestamp,
+            })
+            .collect()
+    }
+
+    /// Moves the log start forward; segments wholly below it are removed. Going back or past the
+    /// end is ignored: the start never goes back.
+    pub fn set_log_start_offset(&self, offset: Offset) -> Result<(), StorageError> {
+        let mut writer = self.writer.lock();
+        if offset <= self.log_start_offset() || offset > self.log_end_offset() {
+            return Ok(());
+        }
+        self.start.store(offset, Ordering::Release);
+        writer.epochs.trim_front(offset);
+        writer.epochs_dirty = true;
+        let removed: Vec<Arc<Segment>> = {
+            let mut segments = self.segments.write();
+            // A segment ends where the next one begins; the last one stays.
+            let keep = segments
+                .windows(2)
+                .take_while(|pair| pair[1].base_offset <= offset)
+                .count();
+            segments.drain(..keep).collect()
+        };
+        writer.dir_dirty |= !removed.is_empty();
+        for segment in removed {
+            segment
+                .remove()
+                .map_err(|e| StorageError::io(segment.path(), e))?;
+        }
+        Ok(())
+    }
+
+    /// Where the log would start if retention were applied now: only whole segments that are no
+    /// longer written are given up. Negative limits mean none.
+    pub fn retention_candidate(
+        &self,
+        now_ms: i64,
+        retention_ms: i64,
+        retention_bytes: i64,
+    ) -> Option<Offset> {
+        let segments = self.segments.read();
+        let mut excess = match u64::try_from(retention_bytes) {
+            Ok(limit) => segments
+                .iter()
+                .map(|s| s.bytes())
+                .sum::<u64>()
+                .saturating_sub(limit),
+            Err(_) => 0,
+        };
+        let mut start = None;
+        for pair in segments.windows(2) {
+            let too_old = retention_ms >= 0 && now_ms - pair[0].max_timestamp() > retention_ms;
+            let too_much = excess >= pair[0].bytes() && excess > 0;
+            if !too_old && !too_much {
+                break;
+            }
+            excess = excess.saturating_sub(pair[0].bytes());
+            start = Some(pair[1].base_offset);
+        }
+        start.filter(|s| *s > self.log_start_offset())
+    }
+
+    /// Starts a new segment when the present one is older than `segment.ms`.
+    pub fn maybe_roll(&self, now_ms: i64) {
+        let mut writer = self.writer.lock();
+        let segment_ms = self.config.read().segment_ms;
+        let old = self
+            .segments
+            .read()
+            .last()
+            .is_some_and(|s| s.is_on_disk() && now_ms - s.created_ms > segment_ms);
+        if old {
+            self.roll(&mut writer, 0);
+        }
+    }
+
+    /// Drops mappings that nobody has used since the last call, so that an idle partition costs no
+    /// address space and no resident pages.
+    pub fn release_idle_mappings(&self) {
+        for segment in self.segments.read().iter() {
+            segment.release_idle_mapping();
+        }
+    }
+
+    /// Removes the log's folder. Reads under way keep their bytes.
+    pub fn delete(&self) -> Result<(), StorageError> {
+        let _writer = self.writer.lock();
+        self.deleted.store(true, Ordering::Release);
+        self.segments.write().clear();
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(StorageError::io(&self.dir, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_open(&self) -> Result<(), StorageError> {
+        if self.deleted.load(Ordering::Acquire) {
+            return Err(StorageError::Closed {
+                path: self.dir.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends the segment being written and starts the next one at the end offset.
+    fn roll(&self, writer: &mut Writer, batch_bytes: u64) -> Arc<Segment> {
+        let capacity = self.config.read().segment_bytes.max(batch_bytes);
+        let base = self.log_end_offset();
+        let mut segments = self.segments.write();
+        if let Some(last) = segments.last() {
+            last.seal();
+        }
+        let next = Arc::new(Segment::create(&self.dir, base, capacity));
+        segments.push(next.clone());
+        writer.dir_dirty = true;
+        next
+    }
+
+    /// Epoch of the record at `offset`.
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.writer.lock().epochs.at(offset)
+    }
+
+    /// KIP-320: the largest epoch not above `asked`, and its end offset.
+    pub fn epoch_end_offset(
+        &self,
+        asked: LeaderEpoch,
+        current: LeaderEpoch,
+    ) -> Option<(LeaderEpoch, Offset)> {
+        let writer = self.writer.lock();
+        writer
+            .epochs
+            .end_offset(asked, current, self.log_end_offset())
+    }
+}
+
+/// Base offsets of the segments in `dir`.
+fn list_segments(dir: &Path) -> Result<Vec<Offset>, StorageError> {
+    let mut bases = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| StorageError::io(dir, e))? {
+        let path = entry.map_err(|e| StorageError::io(dir, e))?.path();
+        let base = path
+            .file_stem()
+            .and_then(|s| s.to_str())
+            .and_then(|s| s.parse().ok());
+        if path.extension().is_some_and(|e| e == "log")
+            && let Some(base) = base
+        {
+            bases.push(base);
+        }
+    }
+    bases.sort_unstable();
+    Ok(bases)
+}
+
+fn remove_segments(dir: &Path, which: impl Fn(Offset) -> bool) -> Result<(), StorageError> {
+    for base in list_segments(dir)?.into_iter().filter(|b| which(*b)) {
+        Segment::create(dir, base, 0)
+            .remove()
+            .map_err(|e| StorageError::io(dir, e))?;
+    }
+    Ok(())
+}
+
+fn open_segments(
+    dir: &Path,
+    config: &LogConfig,
+    state: &LogState,
+) -> Result<Vec<Arc<Segment>>, StorageError> {
+    remove_segments(dir, |base| {
+        base > state.segment_base || (base == state.segment_base && state.segment_bytes == 0)
+    })?;
+    let bases = list_segments(dir)?;
+    let mut segments = Vec::with_capacity(bases.len() + 1);
+    for (i, base) in bases.iter().copied().enumerate() {
+        // Wholly below the log start: its removal had begun.
+        if bases
+            .get(i + 1)
+            .is_some_and(|next| *next <= state.start_offset)
+        {
+            remove_segments(dir, |b| b == base)?;
+            continue;
+        }
+        let active = base == state.segment_base;
+        let bytes = if active {
+            state.segment_bytes
+        } else {
+            let path = dir.join(segment::file_name(base, "log"));
+            std::fs::metadata(&path)
+                .map_err(|e| StorageError::io(&path, e))?
+                .len()
+        };
+        let capacity = if active { config.segment_bytes } else { bytes };
+        let segment = Segment::open(
+            dir,
+            base,
+            bytes,
+            capacity,
+            config.index_interval_bytes,
+            active,
+        )?;
+        segments.push(Arc::new(segment));
+    }
+    let complete = state.segment_bytes == 0
+        || segments
+            .last()
+            .is_some_and(|s| s.base_offset == state.segment_base);
+    if !complete {
+        return Err(StorageError::corrupt(
+            dir,
+            format!(
+                "the segment that begins at {} is missing",
+                state.segment_base
+            ),
+        ));
+    }
+    let start_found = state.start_offset == state.end_offset
+        || segments
+            .first()
+            .is_some_and(|s| s.base_offset <= state.start_offset);
+    if !start_found {
+        return Err(StorageError::corrupt(
+            dir,
+            format!(
+                "no segment holds the log start offset {}",
+                state.start_offset
+            ),
+        ));
+    }
+    Ok(segments)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Reads committed batches without copying them.
+
+use super::PartitionLog;
+use super::segment::Segment;
+use crate::error::StorageError;
+use crate::ids::Offset;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Whole batches of one read.
+#[derive(Debug, Clone, Default)]
+pub struct LogRead {
+    /// Slices of the mapped segments, in order.
+    pub slices: Vec<Bytes>,
+    /// Sum of the slices' lengths.
+    pub bytes: usize,
+    /// First offset after the last batch; `from` when nothing was read.
+    pub next_offset: Offset,
+}
+
+impl PartitionLog {
+    /// Reads whole batches from the one that holds `from` on, as long as they lie below `upper` and
+    /// within `max_bytes`; with `min_one_batch` at least one, however large. The first batch may
+    /// begin before `from`, as in Kafka.
+    ///
+    /// # Errors
+    /// [`StorageError::OffsetOutOfRange`] unless `start ≤ from ≤ end`.
+    pub fn read(
+        &self,
+        from: Offset,
+        upper: Offset,
+        max_bytes: usize,
+        min_one_batch: bool,
+    ) -> Result<LogRead, StorageError> {
+        self.check_open()?;
+        let (start, end) = (self.log_start_offset(), self.log_end_offset());
+        if from < start || from > end {
+            return Err(StorageError::OffsetOutOfRange {
+                offset: from,
+                start,
+                end,
+            });
+        }
+        let mut read = LogRead {
+            next_offset: from,
+            ..LogRead::default()
+        };
+        let upper = upper.min(end);
+        if from >= upper {
+            return Ok(read);
+        }
+        for segment in self.segments_from(from) {
+            let left = max_bytes.saturating_sub(read.bytes);
+            let first_free = min_one_batch && read.bytes == 0;
+            let more = read_segment(&segment, upper, left, first_free, &mut read)?;
+            if !more {
+                break;
+            }
+        }
+        Ok(read)
+    }
+
+    /// The segment that holds `offset` and those after it.
+    pub(super) fn segments_from(&self, offset: Offset) -> Vec<Arc<Segment>> {
+        let segments = self.segments.read();
+        let after = segments.partition_point(|s| s.base_offset <= offset);
+        let first = after.saturating_sub(1);
+        // A fetch seldom spans more than two segments.
+        segments[first..].iter().take(4).cloned().collect()
+    }
+
+    /// Bytes between `from` and the end of the log, roughly: how far behind a reader is.
+    pub fn bytes_behind(&self, from: Offset) -> u64 {
+        let segments = self.segments.read();
+        let after = segments.partition_point(|s| s.base_offset <= from);
+        let Some(first) = after.checked_sub(1) else {
+            return segments.iter().map(|s| s.bytes()).sum();
+        };
+        let later: u64 = segments[first + 1..].iter().map(|s| s.bytes()).sum();
+        let segment = &segments[first];
+        let relative = (from - segment.base_offset).max(0) as u64;
+        let position = segment.index.read().position_before(relative);
+        later + segment.bytes().saturating_sub(position)
+    }
+}
+
+/// Adds a segment's batches to `read`; true when the next segment may follow.
+fn read_segment(
+    segment: &Segment,
+    upper: Offset,
+    max_bytes: usize,
+    mut first_free: bool,
+    read: &mut LogRead,
+) -> Result<bool, StorageError> {
+    if segment.bytes() == 0 {
+        return Ok(true);
+    }
+    let map = segment.map()?;
+    let Some(position) = segment.position_of(&map, read.next_offset)? else {
+        return Ok(true);
+    };
+    let end = segment.bytes();
+    let mut to = position;
+    let mut more = true;
+    while to < end {
+        let header = segment.header_at(&map, to)?;
+        let size = header.size_in_bytes();
+        let within = (to - position) as usize + size <= max_bytes;
+        if header.base_offset >= upper || !(within || first_free) {
+            more = false;
+            break;
+        }
+        first_free = false;
+        to += size as u64;
+        read.next_offset = header.last_offset() + 1;
+    }
+    if to > position {
+        let slice = map.slice(position as usize..to as usize);
+        read.bytes += slice.len();
+        read.slices.push(slice);
+    }
+    Ok(more)
+}

@@ -1,0 +1,360 @@
+//! One segment: a `.log` file of whole batches and its two sparse indexes.
+//!
+//! Written with `pwrite`, read through a mapping that covers all the segment may become. The length
+//! readers may touch is published after the bytes are written, so no page past the end of the file
+//! is ever touched.
+
+use super::index::{OffsetEntry, SegmentIndex, TimeEntry};
+use crate::batch::{BatchHeader, HEADER_BYTES};
+use crate::error::StorageError;
+use crate::ids::Offset;
+use bytes::Bytes;
+use memmap2::{Mmap, MmapOptions};
+use parking_lot::{Mutex, RwLock};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Most slices one `pwritev` takes (Linux's `IOV_MAX`).
+const IOV_MAX: usize = 1024;
+
+/// Name of a segment's file.
+pub fn file_name(base_offset: Offset, suffix: &str) -> String {
+    format!("{base_offset:020}.{suffix}")
+}
+
+#[derive(Clone)]
+struct Mapping(Arc<Mmap>);
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+pub struct Segment {
+    pub base_offset: Offset,
+    path: PathBuf,
+    /// Bytes a mapping covers; the file never becomes larger.
+    capacity: u64,
+    published: AtomicU64,
+    file: Mutex<Option<Arc<File>>>,
+    mapping: RwLock<Option<Bytes>>,
+    /// The mapping was used since the last look.
+    mapping_used: AtomicBool,
+    pub index: RwLock<SegmentIndex>,
+    max_timestamp: AtomicI64,
+    /// Bytes or index entries were written since the last sync.
+    dirty: AtomicBool,
+    pub created_ms: i64,
+}
+
+impl Segment {
+    /// A segment to be written; its file is made at the first write.
+    pub fn create(dir: &Path, base_offset: Offset, capacity: u64) -> Segment {
+        Segment {
+            base_offset,
+            path: dir.join(file_name(base_offset, "log")),
+            capacity,
+            published: AtomicU64::new(0),
+            file: Mutex::new(None),
+            mapping: RwLock::new(None),
+            mapping_used: AtomicBool::new(false),
+            index: RwLock::new(SegmentIndex::empty(dir, base_offset)),
+            max_timestamp: AtomicI64::new(-1),
+            dirty: AtomicBool::new(false),
+            created_ms: now_ms(),
+        }
+    }
+
+    /// A segment of an earlier run, `bytes` long; what lies behind is cut. With `scan` the indexes
+    /// are brought up to that length.
+    pub fn open(
+        dir: &Path,
+        base_offset: Offset,
+        bytes: u64,
+        capacity: u64,
+        interval: u32,
+        scan: bool,
+    ) -> Result<Segment, StorageError> {
+        let path = dir.join(file_name(base_offset, "log"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|e| StorageError::io(&path, e))?;
+        let length = file
+            .metadata()
+            .map_err(|e| StorageError::io(&path, e))?
+            .len();
+        if length < bytes {
+            return Err(StorageError::corrupt(
+                &path,
+                format!("{length} bytes, but {bytes} were synced"),
+            ));
+        }
+        // Nothing is mapped yet: this is the one place where a segment is made shorter.
+        file.set_len(bytes)
+            .map_err(|e| StorageError::io(&path, e))?;
+        let index = SegmentIndex::load(dir, base_offset, bytes)?;
+        let segment = Segment {
+            base_offset,
+            path,
+            capacity: capacity.max(bytes),
+            published: AtomicU64::new(bytes),
+            file: Mutex::new(None),
+            mapping: RwLock::new(None),
+            mapping_used: AtomicBool::new(false),
+            max_timestamp: AtomicI64::new(index.last_timestamp()),
+            index: RwLock::new(index),
+            dirty: AtomicBool::new(false),
+            created_ms: now_ms(),
+        };
+        if scan {
+            segment.reindex(interval)?;
+        }
+        Ok(segment)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn max_timestamp(&self) -> i64 {
+        self.max_timestamp.load(Ordering::Acquire)
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    /// Whether the file exists.
+    pub fn is_on_disk(&self) -> bool {
+        self.bytes() > 0
+    }
+
+    fn file(&self) -> Result<Arc<File>, StorageError> {
+        let mut file = self.file.lock();
+        if let Some(file) = &*file {
+            return Ok(file.clone());
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&self.path)
+            .map_err(|e| StorageError::io(&self.path, e))?;
+        let opened = Arc::new(opened);
+        *file = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Writes `slices` at the end without publishing them. On an error nothing is visible, and the
+    /// next write goes over what was written.
+    pub fn write(&self, slices: &[IoSlice<'_>]) -> Result<(), StorageError> {
+        let file = self.file()?;
+        let mut at = self.bytes();
+        for chunk in slices.chunks(IOV_MAX) {
+            at += write_all(&file, chunk, at).map_err(|e| StorageError::io(&self.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the batch of `header`, written at the present end, readable.
+    pub fn publish(&self, header: &BatchHeader, interval: u32) {
+        let position = self.bytes();
+        let size = header.size_in_bytes() as u64;
+        self.index_batch(header, position, interval);
+        self.dirty.store(true, Ordering::Release);
+        self.published.store(position + size, Ordering::Release);
+    }
+
+    fn index_batch(&self, header: &BatchHeader, position: u64, interval: u32) {
+        let max = self.max_timestamp().max(header.max_timestamp);
+        let newer = header.max_timestamp > self.max_timestamp();
+        self.max_timestamp.store(max, Ordering::Release);
+        self.index.write().add(
+            OffsetEntry {
+                relative: (header.last_offset() - self.base_offset) as u32,
+                position: position as u32,
+            },
+            newer.then_some(TimeEntry {
+                timestamp: header.max_timestamp,
+                relative: (header.last_offset() - self.base_offset) as u32,
+            }),
+            header.size_in_bytes() as u64,
+            interval,
+        );
+    }
+
+    fn reindex(&self, interval: u32) -> Result<(), StorageError> {
+        let mut position = self.index.read().last_position();
+        let end = self.bytes();
+        if position >= end {
+            return Ok(());
+        }
+        let map = self.map()?;
+        let mut first = true;
+        while position < end {
+            let header = self.header_at(&map, position)?;
+            let indexed = first && position > 0;
+            if !indexed {
+                self.index_batch(&header, position, interval);
+            }
+            first = false;
+            position += header.size_in_bytes() as u64;
+        }
+        if position != end {
+            return Err(StorageError::corrupt(
+                &self.path,
+                "a batch crosses the synced end",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The mapped file; only `[0, bytes())` may be touched.
+    pub fn map(&self) -> Result<Bytes, StorageError> {
+        self.mapping_used.store(true, Ordering::Relaxed);
+        if let Some(map) = &*self.mapping.read() {
+            return Ok(map.clone());
+        }
+        let mut mapping = self.mapping.write();
+        if let Some(map) = &*mapping {
+            return Ok(map.clone());
+        }
+        let file = self.file()?;
+        // SAFETY: the mapping is read-only and every reader stays below `published`, which lies
+        // within the file: segments are cut only in `open`, before they are mapped. Published bytes
+        // are never written again, so the slices handed out do not change.
+        let map = unsafe {
+            MmapOptions::new()
+                .len(self.capacity as usize)
+                .map(&*file)
+                .map_err(|e| StorageError::io(&self.path, e))?
+        };
+        let bytes = Bytes::from_owner(Mapping(Arc::new(map)));
+        *mapping = Some(bytes.clone());
+        Ok(bytes)
+    }
+
+    /// Drops the mapping when nobody used it since the last call.
+    pub fn release_idle_mapping(&self) {
+        if !self.mapping_used.swap(false, Ordering::Relaxed) && self.mapping.read().is_some() {
+            *self.mapping.write() = None;
+        }
+    }
+
+    /// Closes the file of a segment that is written no more and synced.
+    pub fn close_file(&self) {
+        if !self.is_dirty() {
+            *self.file.lock() = None;
+        }
+    }
+
+    pub fn header_at(&self, map: &Bytes, position: u64) -> Result<BatchHeader, StorageError> {
+        let end = self.bytes() as usize;
+        let at = position as usize;
+        let bytes = map
+            .get(at..end.min(at + HEADER_BYTES))
+            .ok_or_else(|| StorageError::corrupt(&self.path, "position past the end"))?;
+        let header = BatchHeader::parse(bytes)
+            .map_err(|e| StorageError::corrupt(&self.path, format!("at byte {position}: {e}")))?;
+        if at + header.size_in_bytes() > end {
+            return Err(StorageError::corrupt(
+                &self.path,
+                format!("the batch at byte {position} is cut"),
+            ));
+        }
+        Ok(header)
+    }
+
+    /// Position of the batch that contains `offset`, or of the first one after it.
+    pub fn position_of(&self, map: &Bytes, offset: Offset) -> Result<Option<u64>, StorageError> {
+        let relative = (offset - self.base_offset).max(0) as u64;
+        let mut position = self.index.read().position_before(relative);
+        let end = self.bytes();
+        while position < end {
+            let header = self.header_at(map, position)?;
+            if header.last_offset() >= offset {
+                return Ok(Some(position));
+            }
+            position += header.size_in_bytes() as u64;
+        }
+        Ok(None)
+    }
+
+    /// Makes everything published before the call durable, indexes included.
+    pub fn sync(&self) -> Result<(), StorageError> {
+        if !self.dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let file = self.file()?;
+        file.sync_data()
+            .map_err(|e| StorageError::io(&self.path, e))?;
+        self.index.write().persist()
+    }
+
+    /// Ends writing: the last timestamp goes into the time index, as in Kafka.
+    pub fn seal(&self) {
+        self.index.write().seal();
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Removes the files. Readers that still hold a mapping keep their bytes.
+    pub fn remove(&self) -> io::Result<()> {
+        for suffix in ["log", "index", "timeindex", "txnindex", "snapshot"] {
+            match std::fs::remove_file(self.path.with_extension(suffix)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `slices` at `at`; returns the bytes written.
+fn write_all(file: &File, slices: &[IoSlice<'_>], at: u64) -> io::Result<u64> {
+    let total: usize = slices.iter().map(|s| s.len()).sum();
+    let mut written = rustix::io::pwritev(file, slices, at)?;
+    if written == total {
+        return Ok(total as u64);
+    }
+    // A short write: the rest one by one, until it is all there or the error shows.
+    let mut skip = written;
+    for slice in slices {
+        if skip >= slice.len() {
+            skip -= slice.len();
+            continue;
+        }
+        let mut rest = &slice[skip..];
+        skip = 0;
+        while !rest.is_empty() {
+            let count = rustix::io::pwrite(file, rest, at + written as u64)?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            written += count;
+            rest = &rest[count..];
+        }
+    }
+    Ok(total as u64)
+}
+
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
+}
