@@ -1,19 +1,258 @@
-//! One broker: what every request handler can reach.
+//! One broker: what every request handler can reach, and how it starts and stops.
 
-use crate::config::BrokerConfig;
-use crate::metadata::MetadataImage;
+use crate::config::{BrokerConfig, host_port};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::http;
+use crate::kafka::limits::Limits;
+use crate::kafka::listener;
+use crate::metadata::changes::{ProducerIds, Refused, propose};
+use crate::metadata::command::{Command, RegisterBroker};
+use crate::metadata::machine::Machine;
+use crate::metadata::{MetadataImage, reconcile};
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
+use kafka_protocol::error::ResponseError;
+use std::path::Path;
 use std::sync::Arc;
-use tidelog_replication::{BrokerId, Node};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tidelog_replication::{BrokerId, Node, NodeConfig, PeerAddress, ReplicationError};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// How long a clean stop tries to hand leadership over.
+const HAND_OVER_MS: u64 = 5_000;
+const REGISTER_RETRY: Duration = Duration::from_millis(50);
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("cannot listen on {address} ({setting}): {source}; is another broker running there?")]
+    Listen {
+        setting: &'static str,
+        address: String,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    #[error("{0}")]
+    Refused(String),
+}
 
 /// Shared by all connections and background tasks of one broker.
 pub struct Broker {
     pub id: BrokerId,
-    pub cluster_id: String,
     pub config: Arc<BrokerConfig>,
     pub node: Arc<Node>,
     /// The newest applied metadata; replaced as a whole by the metadata state machine.
     pub metadata: Arc<ArcSwap<MetadataImage>>,
     pub metrics: Arc<Metrics>,
+    pub limits: Arc<Limits>,
+    pub producer_ids: ProducerIds,
+    /// Metadata index up to which this broker's replicas are open; 0 before the first time.
+    pub opened_index: AtomicU64,
+    registered: AtomicBool,
+    data_dir: DataDir,
+}
+
+impl Broker {
+    pub fn data_dir(&self) -> &Path {
+        self.data_dir.path()
+    }
+
+    /// Total and free bytes of the data disk.
+    pub fn disk_space(&self) -> (u64, u64) {
+        rustix::fs::statvfs(self.data_dir())
+            .map_or((0, 0), |s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
+    }
+
+    /// Serves clients with everything it has: registered, all first brokers known, replicas open.
+    pub fn is_ready(&self) -> bool {
+        let image = self.metadata.load();
+        let seeds_known = self
+            .config
+            .seeds()
+            .iter()
+            .all(|s| image.brokers.contains_key(&s.broker));
+        self.registered.load(Ordering::Acquire)
+            && seeds_known
+            && self.node.metadata_leader().is_some()
+            && self.opened_index.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A broker and its listeners.
+pub struct RunningBroker {
+    pub broker: Arc<Broker>,
+    stop: watch::Sender<bool>,
+    /// Set when the broker cannot go on.
+    failed: watch::Receiver<Option<String>>,
+}
+
+impl RunningBroker {
+    /// Starts a broker. Every port is bound before anything on disk is touched.
+    pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
+        let kafka = bind(&config, "listeners").await?;
+        let http = bind(&config, "http.listener").await?;
+        let data_dir = DataDir::open(Path::new(config.text("data.dir")), config.broker_id())?;
+        let config = Arc::new(config);
+
+        let metadata = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
+        let (changed, changes) = watch::channel(0);
+        let machine = Machine::new(metadata.clone(), changed);
+        let node = Node::start(node_config(&config, &data_dir), Box::new(machine)).await?;
+        let limits = Limits::new(
+            config.int("max.connections") as usize,
+            config.int("max.connections.per.ip") as usize,
+            config.int("queued.max.request.bytes") as usize,
+        );
+        let broker = Arc::new(Broker {
+            id: config.broker_id(),
+            metrics: Arc::new(Metrics::new()),
+            config,
+            node,
+            metadata,
+            limits,
+            producer_ids: ProducerIds::default(),
+            opened_index: AtomicU64::new(0),
+            registered: AtomicBool::new(false),
+            data_dir,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (fail, failed) = watch::channel(None);
+        tokio::spawn(http::serve(http, broker.clone(), stopped.clone()));
+        tokio::spawn(reconcile::run(broker.clone(), changes, stopped.clone()));
+        tokio::spawn(reconcile::retention(broker.clone(), stopped.clone()));
+        let advertised = advertised(&broker.config, &kafka);
+        tokio::spawn(register(broker.clone(), advertised, fail, stopped.clone()));
+        tokio::spawn(listener::serve(kafka, broker.clone(), stopped));
+        Ok(RunningBroker {
+            broker,
+            stop,
+            failed,
+        })
+    }
+
+    /// Waits until the broker cannot go on, and says why.
+    pub async fn failed(&mut self) -> String {
+        match self.failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Hands leadership over, stops listening and closes everything.
+    pub async fn stop(self) {
+        // Leadership first, while clients are still told where it goes.
+        self.broker.node.hand_over(HAND_OVER_MS).await;
+        let _ = self.stop.send(true);
+        self.broker.node.shutdown().await;
+    }
+}
+
+async fn bind(config: &BrokerConfig, setting: &'static str) -> Result<TcpListener, StartError> {
+    let address = config.text(setting);
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen {
+            setting,
+            address: address.to_owned(),
+            source,
+        })
+}
+
+fn node_config(config: &BrokerConfig, data_dir: &DataDir) -> NodeConfig {
+    let mut seeds = config.seeds();
+    if seeds.is_empty() {
+        seeds.push(PeerAddress {
+            broker: config.broker_id(),
+            address: config.text("peer.listener").to_owned(),
+        });
+    }
+    let unsigned = |name: &str| config.int(name).unsigned_abs();
+    NodeConfig {
+        broker: config.broker_id(),
+        incarnation: data_dir.incarnation.as_u128(),
+        data_dir: data_dir.path().to_owned(),
+        peer_listener: config.text("peer.listener").to_owned(),
+        seeds,
+        journal_file_bytes: unsigned("journal.file.bytes"),
+        journal_direct_io: config.flag("journal.direct.io"),
+        heartbeat_interval_ms: unsigned("peer.heartbeat.interval.ms"),
+        suspicion_timeout_ms: unsigned("peer.suspicion.timeout.ms"),
+        propose_timeout_ms: unsigned("request.timeout.ms"),
+        disk_reserve_bytes: unsigned("disk.reserve.bytes"),
+    }
+}
+
+/// Host and port clients are told.
+fn advertised(config: &BrokerConfig, listener: &TcpListener) -> (String, u16) {
+    let given = match config.text("advertised.listeners") {
+        "" => config.text("listeners"),
+        advertised => advertised,
+    };
+    let (host, port) = host_port(given).unwrap_or(("127.0.0.1", 0));
+    let bound = listener.local_addr().map_or(0, |a| a.port());
+    (host.to_owned(), if port == 0 { bound } else { port })
+}
+
+/// Registers this broker in the metadata, trying until the cluster is formed.
+async fn register(
+    broker: Arc<Broker>,
+    (host, port): (String, u16),
+    fail: watch::Sender<Option<String>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let peer_address = broker
+        .config
+        .seeds()
+        .into_iter()
+        .find(|s| s.broker == broker.id)
+        .map_or_else(|| broker.config.text("peer.listener").to_owned(), |s| s.address);
+    let rack = Some(broker.config.text("broker.rack").to_owned()).filter(|r| !r.is_empty());
+    let command = RegisterBroker {
+        id: broker.id.0,
+        host,
+        port: u32::from(port),
+        rack,
+        peer_address,
+        incarnation: broker.data_dir.incarnation.as_bytes().to_vec(),
+        cluster_id: Uuid::new_v4().simple().to_string()[..22].to_owned(),
+    };
+    loop {
+        match propose(&broker, Command::RegisterBroker(command.clone())).await {
+            Ok(reply) => {
+                let checked = broker.data_dir.join_cluster(&reply.cluster_id);
+                if let Err(error) = checked {
+                    let _ = fail.send(Some(error.to_string()));
+                    return;
+                }
+                broker.registered.store(true, Ordering::Release);
+                tracing::info!("registered as broker {} of cluster {}", broker.id, reply.cluster_id);
+                return;
+            }
+            Err(Refused {
+                error: ResponseError::DuplicateBrokerRegistration,
+                message,
+            }) => {
+                let _ = fail.send(Some(message));
+                return;
+            }
+            Err(refused) => tracing::debug!("not registered yet: {}", refused.message),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REGISTER_RETRY) => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
 }

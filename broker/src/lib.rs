@@ -7,9 +7,10 @@
 
 pub mod broker;
 pub mod config;
+pub mod data_dir;
 pub mod http;
 pub mod kafka;
 pub mod metadata;
 pub mod metrics;
 
-pub use broker::Broker;
+pub use broker::{Broker, RunningBroker, StartError};

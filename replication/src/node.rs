@@ -513,15 +513,18 @@ impl Node {
         }
     }
 
-    /// Hands leadership of every group over, then stops. Bounded by `limit_ms`.
-    pub async fn shutdown(&self, limit_ms: u64) {
-        if self.shared.stopping.swap(true, Ordering::AcqRel) {
-            return;
-        }
+    /// Hands leadership of every group to another replica, as far as that works within `limit_ms`.
+    pub async fn hand_over(&self, limit_ms: u64) {
+        self.shared.stopping.store(true, Ordering::Release);
         let limit = Duration::from_millis(limit_ms);
-        if tokio::time::timeout(limit, self.hand_over()).await.is_err() {
+        if tokio::time::timeout(limit, self.give_leadership_away()).await.is_err() {
             tracing::warn!("stopping before all leadership was handed over");
         }
+    }
+
+    /// Stops everything; what is applied is made durable, so that the next start replays little.
+    pub async fn shutdown(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
         let _ = self.stop.send(true);
         for group in self.shared.groups() {
             group.stop().await;
@@ -529,14 +532,13 @@ impl Node {
         self.shared.transport.close();
         let (shared, journal) = (self.shared.clone(), self.shared.journal.clone());
         let closed = tokio::task::spawn_blocking(move || {
-            // A checkpoint now means nothing to replay at the next start.
             shared.checkpoint(&journal);
             journal.close();
         });
         let _ = closed.await;
     }
 
-    async fn hand_over(&self) {
+    async fn give_leadership_away(&self) {
         loop {
             let mut led = 0;
             for group in self.shared.groups().into_iter().filter(|g| g.is_leader()) {

@@ -1,1 +1,132 @@
 //! The Kafka listener, one file per API.
+//!
+//! [`listener`] accepts, [`connection`] reads requests in order and writes answers in the same
+//! order, [`dispatch`] knows which handler serves which API and version. A new API is one file with a
+//! `handle` function and one line in the table of `dispatch`.
+
+pub mod connection;
+pub mod dispatch;
+pub mod limits;
+pub mod listener;
+pub mod reply;
+pub mod versions;
+
+mod alter_configs;
+mod api_versions;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_log_dirs;
+mod describe_topic_partitions;
+mod fetch;
+mod fetch_encode;
+mod incremental_alter_configs;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod offset_for_leader_epoch;
+mod produce;
+
+use crate::broker::Broker;
+use crate::metadata::{MetadataImage, Topic};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::protocol::StrBytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tidelog_replication::{Partition, Role};
+use uuid::Uuid;
+
+/// What a handler knows about its request.
+#[derive(Clone)]
+pub struct RequestContext {
+    pub broker: Arc<Broker>,
+    pub client_id: Option<StrBytes>,
+    pub peer: SocketAddr,
+}
+
+/// Text of a response.
+fn text(s: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(s.into())
+}
+
+/// A client's partition of a topic, found here.
+struct Found {
+    partition: Arc<Partition>,
+    epoch: i32,
+    leads: bool,
+}
+
+/// The topic a request names, by id where the version has ids.
+fn find_topic(
+    image: &MetadataImage,
+    name: &str,
+    id: Uuid,
+) -> Result<Arc<Topic>, ResponseError> {
+    if id.is_nil() {
+        image
+            .topic(name)
+            .cloned()
+            .ok_or(ResponseError::UnknownTopicOrPartition)
+    } else {
+        image
+            .topic_by_id(id)
+            .cloned()
+            .ok_or(ResponseError::UnknownTopicId)
+    }
+}
+
+/// This broker's replica of a partition; `expected_epoch` is the client's idea of the leader epoch,
+/// −1 when it has none (KIP-320).
+fn find_partition(
+    broker: &Broker,
+    topic: &Topic,
+    index: i32,
+    expected_epoch: i32,
+) -> Result<Found, ResponseError> {
+    let meta = usize::try_from(index)
+        .ok()
+        .and_then(|i| topic.partitions.get(i))
+        .ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let partition = broker
+        .node
+        .partition(meta.group)
+        .ok_or(ResponseError::NotLeaderOrFollower)?;
+    let (leads, epoch) = match partition.role() {
+        Role::Leader { epoch, ready } => {
+            if !ready {
+                return Err(ResponseError::NotLeaderOrFollower);
+            }
+            (true, epoch)
+        }
+        Role::Follower { epoch, .. } => (false, epoch),
+    };
+    if expected_epoch >= 0 && expected_epoch < epoch {
+        return Err(ResponseError::FencedLeaderEpoch);
+    }
+    if expected_epoch > epoch {
+        return Err(ResponseError::UnknownLeaderEpoch);
+    }
+    Ok(Found {
+        partition,
+        epoch,
+        leads,
+    })
+}
+
+/// As [`find_partition`], but only on the leader.
+fn find_led(
+    broker: &Broker,
+    topic: &Topic,
+    index: i32,
+    expected_epoch: i32,
+) -> Result<Found, ResponseError> {
+    let found = find_partition(broker, topic, index, expected_epoch)?;
+    if found.leads {
+        Ok(found)
+    } else {
+        Err(ResponseError::NotLeaderOrFollower)
+    }
+}

@@ -38,7 +38,7 @@ pub struct Topic {
 }
 
 /// One version of the cluster's metadata.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetadataImage {
     /// Raft log index of the last command applied.
     pub applied_index: u64,
@@ -52,11 +52,19 @@ pub struct MetadataImage {
     pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
     pub next_group: u64,
     pub next_producer_id: i64,
+    /// Groups of deleted partitions and the folders they had, so that a broker that was away at
+    /// the time removes them later.
+    pub deleted: BTreeMap<GroupId, String>,
 }
 
 impl MetadataImage {
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topics.get(name)
+    }
+
+    /// Folder of a partition under `DATA/partitions`.
+    pub fn folder(topic: &str, partition: usize) -> String {
+        format!("{topic}-{partition}")
     }
 
     pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<Topic>> {

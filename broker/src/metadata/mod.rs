@@ -1,5 +1,14 @@
 //! Cluster metadata: an immutable image, changed only by committed commands of the metadata group.
+//!
+//! [`command`] is what is replicated, [`machine`] applies it, [`image`] is what request handlers
+//! read, [`placement`] chooses replicas, [`changes`] is how handlers ask for changes, [`reconcile`]
+//! opens and removes this broker's replicas as the image says.
 
+pub mod changes;
+pub mod command;
 pub mod image;
+pub mod machine;
+pub mod placement;
+pub mod reconcile;
 
 pub use image::{BrokerMeta, MetadataImage, PartitionMeta, Topic};

@@ -1,0 +1,200 @@
+//! One client connection: requests are read and started in order, answers written in order.
+//!
+//! Many requests of a connection may be under way at once; what has to happen in order (proposing a
+//! batch) happens while the request is started.
+
+use super::RequestContext;
+use super::dispatch::{self, Started};
+use super::reply::Reply;
+use crate::broker::Broker;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+/// Requests of one connection that may be under way at once.
+const PIPELINE: usize = 64;
+/// Memory taken for a frame before its bytes come.
+const READ_AHEAD: usize = 64 * 1024;
+const IOV_MAX: usize = 1024;
+
+/// Serves one client until it leaves, errs, or the broker stops.
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    broker: Arc<Broker>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let _ = stream.set_nodelay(true);
+    let (read, write) = stream.into_split();
+    let (started, answers) = mpsc::channel(PIPELINE);
+    let reader = read_requests(read, peer, broker.clone(), started);
+    let writer = write_answers(write, answers, broker);
+    tokio::select! {
+        ((), result) = async { tokio::join!(reader, writer) } => {
+            if let Err(error) = result {
+                tracing::debug!(%peer, "connection: {error}");
+            }
+        }
+        _ = stop.wait_for(|s| *s) => {}
+    }
+}
+
+struct UnderWay {
+    started: Started,
+    /// Held until the answer is written.
+    _budget: OwnedSemaphorePermit,
+}
+
+async fn read_requests(
+    read: OwnedReadHalf,
+    peer: SocketAddr,
+    broker: Arc<Broker>,
+    started: mpsc::Sender<UnderWay>,
+) {
+    let idle_ms = broker.config.int("connections.max.idle.ms");
+    let idle = u64::try_from(idle_ms).map_or(Duration::MAX, Duration::from_millis);
+    let mut read = BufReader::with_capacity(16 * 1024, read);
+    loop {
+        let frame = tokio::select! {
+            frame = tokio::time::timeout(idle, read_frame(&mut read, &broker)) => frame,
+            // The writer has given up.
+            () = started.closed() => return,
+        };
+        let (frame, budget) = match frame {
+            Ok(Ok(Some(frame))) => frame,
+            Ok(Ok(None)) | Err(_) => return,
+            Ok(Err(error)) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    tracing::warn!(%peer, "closing a connection: {error}");
+                }
+                return;
+            }
+        };
+        let context = RequestContext {
+            broker: broker.clone(),
+            client_id: None,
+            peer,
+        };
+        // A defect in one handler ends this connection, not the broker.
+        let begun = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch::start(context, frame)));
+        let request = match begun {
+            Ok(Ok(request)) => request,
+            Ok(Err(reason)) => {
+                tracing::warn!(%peer, "closing a connection: {reason}");
+                return;
+            }
+            Err(_) => {
+                tracing::error!(%peer, "a request handler panicked; closing its connection");
+                return;
+            }
+        };
+        let under_way = UnderWay {
+            started: request,
+            _budget: budget,
+        };
+        if started.send(under_way).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One frame with the budget it is charged to; `None` at the end of the stream.
+async fn read_frame(
+    read: &mut BufReader<OwnedReadHalf>,
+    broker: &Broker,
+) -> io::Result<Option<(Bytes, OwnedSemaphorePermit)>> {
+    let mut length = [0; 4];
+    match read.read_exact(&mut length).await {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let length = i32::from_be_bytes(length);
+    let max = broker.config.int("socket.request.max.bytes");
+    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+    if length < 8 || i64::from(length) > max {
+        return Err(invalid(format!(
+            "a request of {length} bytes; socket.request.max.bytes = {max}"
+        )));
+    }
+    let length = length as usize;
+    let budget = broker
+        .limits
+        .take(length)
+        .await
+        .ok_or_else(|| invalid("the broker is stopping".to_owned()))?;
+    // Memory grows with what comes, not with what is announced.
+    let mut frame = BytesMut::with_capacity(length.min(READ_AHEAD));
+    while frame.len() < length {
+        let left = length - frame.len();
+        if frame.capacity() == frame.len() {
+            frame.reserve(left.min(frame.len().max(READ_AHEAD)));
+        }
+        let read = (&mut *read).take(left as u64).read_buf(&mut frame).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(Some((frame.freeze(), budget)))
+}
+
+async fn write_answers(
+    mut write: OwnedWriteHalf,
+    mut answers: mpsc::Receiver<UnderWay>,
+    broker: Arc<Broker>,
+) -> io::Result<()> {
+    while let Some(under_way) = answers.recv().await {
+        let began = under_way.started.began;
+        let api = under_way.started.api;
+        let bytes_in = under_way.started.bytes;
+        let answer = AssertUnwindSafe(under_way.started.answer).catch_unwind().await;
+        let reply = match answer {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                tracing::error!(?api, "cannot answer: {error}");
+                return Ok(());
+            }
+            Err(_) => {
+                tracing::error!(?api, "a request handler panicked; closing its connection");
+                return Ok(());
+            }
+        };
+        let bytes_out = reply.as_ref().map_or(0, Reply::len);
+        if let Some(reply) = reply {
+            write_all(&mut write, reply.pieces).await?;
+        }
+        broker.metrics.request(api, began.elapsed(), bytes_in, bytes_out);
+    }
+    Ok(())
+}
+
+/// Writes all pieces with as few calls as the socket allows.
+async fn write_all(write: &mut OwnedWriteHalf, mut pieces: Vec<Bytes>) -> io::Result<()> {
+    let mut first = 0;
+    while first < pieces.len() {
+        let slices: Vec<IoSlice<'_>> = pieces[first..]
+            .iter()
+            .take(IOV_MAX)
+            .map(|p| IoSlice::new(p))
+            .collect();
+        let mut written = write.write_vectored(&slices).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        while first < pieces.len() && written >= pieces[first].len() {
+            written -= pieces[first].len();
+            first += 1;
+        }
+        if written > 0 {
+            pieces[first].advance(written);
+        }
+    }
+    Ok(())
+}

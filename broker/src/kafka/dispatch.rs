@@ -1,0 +1,155 @@
+//! Which handler serves which API and version.
+
+use super::reply::Reply;
+use super::{RequestContext, api_versions, fetch, produce, versions};
+use bytes::{Buf, Bytes};
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Decodable, Message};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Instant;
+
+/// The bytes of the answer, or `None` where the client expects none.
+pub type Answer = Pin<Box<dyn Future<Output = anyhow::Result<Option<Reply>>> + Send>>;
+
+/// A request under way.
+pub struct Started {
+    pub api: ApiKey,
+    pub began: Instant,
+    pub bytes: usize,
+    pub answer: Answer,
+}
+
+/// What identifies a request and its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    pub api: ApiKey,
+    pub version: i16,
+    pub correlation_id: i32,
+}
+
+impl Head {
+    pub fn encode<M: kafka_protocol::protocol::Encodable>(&self, message: &M) -> anyhow::Result<Reply> {
+        Reply::encode(self.api, self.version, self.correlation_id, message)
+    }
+}
+
+/// Table of the APIs whose handler is a plain async function, and the list of all that are served.
+macro_rules! apis {
+    ($($api:ident, $request:ident, $max:literal, $module:ident;)*) => {
+        /// `(api, lowest, highest version)` of everything served, in order of the keys.
+        pub fn served() -> Vec<(ApiKey, i16, i16)> {
+            let mut all = vec![
+                (ApiKey::Produce, ProduceRequest::VERSIONS.min, 13),
+                (ApiKey::Fetch, FetchRequest::VERSIONS.min, 18),
+                (ApiKey::ApiVersions, ApiVersionsRequest::VERSIONS.min, 4),
+                $((ApiKey::$api, $request::VERSIONS.min, $max.min($request::VERSIONS.max)),)*
+            ];
+            all.sort_by_key(|(api, ..)| *api as i16);
+            all
+        }
+
+        fn route(context: RequestContext, head: Head, mut body: Bytes) -> Result<Answer, String> {
+            match head.api {
+                ApiKey::Produce => {
+                    let request = decode::<ProduceRequest>(&mut body, head)?;
+                    Ok(produce::start(&context, head, request))
+                }
+                ApiKey::Fetch => {
+                    let request = decode::<FetchRequest>(&mut body, head)?;
+                    Ok(Box::pin(fetch::handle(context, head, request)))
+                }
+                ApiKey::ApiVersions => {
+                    decode::<ApiVersionsRequest>(&mut body, head)?;
+                    Ok(Box::pin(std::future::ready(
+                        head.encode(&api_versions::response(0)).map(Some),
+                    )))
+                }
+                $(ApiKey::$api => {
+                    let request = decode::<$request>(&mut body, head)?;
+                    Ok(Box::pin(async move {
+                        let response = super::$module::handle(&context, request, head.version).await;
+                        head.encode(&response).map(Some)
+                    }))
+                })*
+                _ => Err(format!("API {:?} is not served", head.api)),
+            }
+        }
+    };
+}
+
+apis! {
+    ListOffsets, ListOffsetsRequest, 10, list_offsets;
+    Metadata, MetadataRequest, 13, metadata;
+    CreateTopics, CreateTopicsRequest, 7, create_topics;
+    DeleteTopics, DeleteTopicsRequest, 6, delete_topics;
+    DeleteRecords, DeleteRecordsRequest, 2, delete_records;
+    InitProducerId, InitProducerIdRequest, 5, init_producer_id;
+    OffsetForLeaderEpoch, OffsetForLeaderEpochRequest, 4, offset_for_leader_epoch;
+    DescribeConfigs, DescribeConfigsRequest, 4, describe_configs;
+    AlterConfigs, AlterConfigsRequest, 2, alter_configs;
+    DescribeLogDirs, DescribeLogDirsRequest, 4, describe_log_dirs;
+    CreatePartitions, CreatePartitionsRequest, 3, create_partitions;
+    IncrementalAlterConfigs, IncrementalAlterConfigsRequest, 1, incremental_alter_configs;
+    DescribeCluster, DescribeClusterRequest, 2, describe_cluster;
+    DescribeTopicPartitions, DescribeTopicPartitionsRequest, 0, describe_topic_partitions;
+}
+
+fn decode<M: Decodable>(body: &mut Bytes, head: Head) -> Result<M, String> {
+    let request = M::decode(body, head.version)
+        .map_err(|e| format!("malformed {:?} v{} request: {e}", head.api, head.version))?;
+    if body.has_remaining() {
+        return Err(format!(
+            "malformed {:?} v{} request: {} bytes too many",
+            head.api,
+            head.version,
+            body.remaining()
+        ));
+    }
+    Ok(request)
+}
+
+/// Starts a request. An error closes the connection, with its text in the log.
+pub fn start(mut context: RequestContext, frame: Bytes) -> Result<Started, String> {
+    let began = Instant::now();
+    let bytes = frame.len() + 4;
+    let mut body = frame;
+    if body.len() < 8 {
+        return Err("a request shorter than its header".to_owned());
+    }
+    let (key, version) = (
+        i16::from_be_bytes([body[0], body[1]]),
+        i16::from_be_bytes([body[2], body[3]]),
+    );
+    let api = ApiKey::try_from(key).map_err(|()| format!("unknown API key {key}"))?;
+    let served = versions::range(api).ok_or_else(|| format!("API {api:?} is not served"))?;
+    let correlation_id = i32::from_be_bytes([body[4], body[5], body[6], body[7]]);
+    let mut head = Head {
+        api,
+        version,
+        correlation_id,
+    };
+    if !served.contains(&version) {
+        if api != ApiKey::ApiVersions {
+            return Err(format!("{api:?} v{version} is not served"));
+        }
+        // KIP-511: a version 0 answer that tells what is served.
+        head.version = 0;
+        let response = api_versions::unsupported();
+        return Ok(Started {
+            api,
+            began,
+            bytes,
+            answer: Box::pin(std::future::ready(head.encode(&response).map(Some))),
+        });
+    }
+    let header = RequestHeader::decode(&mut body, api.request_header_version(version))
+        .map_err(|e| format!("malformed request header: {e}"))?;
+    context.client_id = header.client_id;
+    Ok(Started {
+        api,
+        began,
+        bytes,
+        answer: route(context, head, body)?,
+    })
+}

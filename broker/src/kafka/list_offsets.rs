@@ -1,0 +1,112 @@
+//! ListOffsets (versions 1 to 10): offsets by time, and the special timestamps.
+
+use super::{RequestContext, find_led, find_topic};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
+};
+use std::sync::Arc;
+use tidelog_storage::log::PartitionLog;
+
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+const MAX_TIMESTAMP: i64 = -3;
+const EARLIEST_LOCAL: i64 = -4;
+const LATEST_TIERED: i64 = -5;
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
+const READ_COMMITTED: i8 = 1;
+
+pub async fn handle(
+    context: &RequestContext,
+    request: ListOffsetsRequest,
+    _version: i16,
+) -> ListOffsetsResponse {
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for asked in request.topics {
+        let mut partitions = Vec::with_capacity(asked.partitions.len());
+        for partition in &asked.partitions {
+            partitions.push(
+                find(context, &asked.name, partition, request.isolation_level)
+                    .await
+                    .unwrap_or_else(|error| {
+                        ListOffsetsPartitionResponse::default()
+                            .with_partition_index(partition.partition_index)
+                            .with_error_code(error.code())
+                            .with_timestamp(-1)
+                            .with_offset(-1)
+                            .with_leader_epoch(-1)
+                    }),
+            );
+        }
+        topics.push(
+            ListOffsetsTopicResponse::default()
+                .with_name(asked.name)
+                .with_partitions(partitions),
+        );
+    }
+    ListOffsetsResponse::default().with_topics(topics)
+}
+
+async fn find(
+    context: &RequestContext,
+    name: &str,
+    asked: &ListOffsetsPartition,
+    isolation_level: i8,
+) -> Result<ListOffsetsPartitionResponse, ResponseError> {
+    let found = {
+        let image = context.broker.metadata.load();
+        let topic = find_topic(&image, name, uuid::Uuid::nil())?;
+        find_led(
+            &context.broker,
+            &topic,
+            asked.partition_index,
+            asked.current_leader_epoch,
+        )?
+    };
+    let log = found.partition.log().clone();
+    let epoch_of = |log: &PartitionLog, offset| log.epoch_at(offset).unwrap_or(found.epoch);
+    let (timestamp, offset, epoch) = match asked.timestamp {
+        LATEST => {
+            let end = if isolation_level == READ_COMMITTED {
+                log.last_stable_offset()
+            } else {
+                log.log_end_offset()
+            };
+            (-1, end, found.epoch)
+        }
+        EARLIEST | EARLIEST_LOCAL => {
+            let start = log.log_start_offset();
+            (-1, start, epoch_of(&log, start))
+        }
+        // There is no tiered storage: nothing lies there, and nothing waits for it.
+        LATEST_TIERED | EARLIEST_PENDING_UPLOAD => (-1, -1, -1),
+        MAX_TIMESTAMP => by_time(log, None).await?.unwrap_or((-1, -1, -1)),
+        at if at >= 0 => by_time(log, Some(at)).await?.unwrap_or((-1, -1, -1)),
+        _ => return Err(ResponseError::InvalidRequest),
+    };
+    Ok(ListOffsetsPartitionResponse::default()
+        .with_partition_index(asked.partition_index)
+        .with_timestamp(timestamp)
+        .with_offset(offset)
+        .with_leader_epoch(epoch))
+}
+
+/// Looks inside batches, which may have to come from the disk.
+async fn by_time(
+    log: Arc<PartitionLog>,
+    timestamp: Option<i64>,
+) -> Result<Option<(i64, i64, i32)>, ResponseError> {
+    let looked = tokio::task::spawn_blocking(move || match timestamp {
+        Some(timestamp) => log.offset_for_timestamp(timestamp),
+        None => log.offset_of_max_timestamp(),
+    });
+    match looked.await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => {
+            tracing::error!("offset by time: {error}");
+            Err(ResponseError::KafkaStorageError)
+        }
+        Err(_) => Err(ResponseError::KafkaStorageError),
+    }
+}

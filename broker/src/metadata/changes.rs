@@ -1,0 +1,333 @@
+//! How request handlers change metadata: check, propose, wait.
+
+use super::command::{
+    AllocateProducerIds, AlterConfigs, Command, ConfigChange, CreatePartitions, DeleteTopic,
+    Envelope, Refusal, Replicas, Reply, TopicRecord, VERSION,
+};
+use super::image::Topic;
+use super::placement::place;
+use crate::broker::Broker;
+use crate::config::topic::check_topic_settings;
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidelog_replication::{BrokerId, ProposeError};
+use uuid::Uuid;
+
+/// An error for a client: Kafka's code and a text.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub error: ResponseError,
+    pub message: String,
+}
+
+impl Refused {
+    pub fn new(error: ResponseError, message: impl Into<String>) -> Refused {
+        Refused {
+            error,
+            message: message.into(),
+        }
+    }
+}
+
+/// A topic to be created, as a client asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct NewTopic {
+    pub name: String,
+    /// None: `num.partitions`.
+    pub partitions: Option<i32>,
+    /// None: `default.replication.factor`.
+    pub replication_factor: Option<i16>,
+    /// Replicas of each partition in order; overrides the two above.
+    pub assignments: Option<Vec<Vec<BrokerId>>>,
+    pub configs: BTreeMap<String, String>,
+}
+
+/// Proposes a command and turns a refusal into an error for the client.
+pub async fn propose(broker: &Broker, command: Command) -> Result<Reply, Refused> {
+    let envelope = Envelope {
+        version: VERSION,
+        command: Some(command),
+    };
+    let reply = broker
+        .node
+        .propose_metadata(Bytes::from(envelope.encode_to_vec()))
+        .await
+        .map_err(|error| match error {
+            ProposeError::NotLeader { .. } => Refused::new(
+                ResponseError::NotController,
+                "the metadata group has no leader at the moment",
+            ),
+            other => Refused::new(ResponseError::RequestTimedOut, other.to_string()),
+        })?;
+    let reply = Reply::decode(&reply[..]).map_err(|e| {
+        Refused::new(ResponseError::UnknownServerError, format!("metadata reply: {e}"))
+    })?;
+    let error = match reply.refusal() {
+        Refusal::None => return Ok(reply),
+        Refusal::TopicAlreadyExists => ResponseError::TopicAlreadyExists,
+        Refusal::UnknownTopic => ResponseError::UnknownTopicOrPartition,
+        Refusal::InvalidTopic => ResponseError::InvalidTopicException,
+        Refusal::InvalidPartitions => ResponseError::InvalidPartitions,
+        Refusal::DuplicateBroker | Refusal::ClusterMismatch => {
+            ResponseError::DuplicateBrokerRegistration
+        }
+        Refusal::UnsupportedVersion => ResponseError::UnsupportedVersion,
+    };
+    Err(Refused::new(error, reply.message))
+}
+
+/// Kafka's rules for topic names (`Topic.validate`).
+pub fn check_topic_name(name: &str) -> Result<(), Refused> {
+    let reason = if name.is_empty() {
+        "the empty string is not allowed".to_owned()
+    } else if name == "." || name == ".." {
+        format!("'{name}' is not allowed")
+    } else if name.len() > 249 {
+        format!("the length of '{name}' is longer than the max allowed length 249")
+    } else if !name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    {
+        format!(
+            "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Refused::new(
+        ResponseError::InvalidTopicException,
+        format!("Topic name is invalid: {reason}"),
+    ))
+}
+
+/// Checks a new topic and places its replicas, without creating it.
+pub fn plan_topic(broker: &Broker, new: &NewTopic) -> Result<TopicRecord, Refused> {
+    check_topic_name(&new.name)?;
+    check_topic_settings(&new.configs)
+        .map_err(|reason| Refused::new(ResponseError::InvalidConfig, reason))?;
+    let image = broker.metadata.load();
+    if image.topics.contains_key(&new.name) {
+        return Err(Refused::new(
+            ResponseError::TopicAlreadyExists,
+            format!("Topic '{}' already exists.", new.name),
+        ));
+    }
+    let sets = match &new.assignments {
+        Some(sets) => {
+            check_assignments(&image.brokers.keys().copied().collect::<Vec<_>>(), sets)?;
+            sets.clone()
+        }
+        None => {
+            let count = new
+                .partitions
+                .unwrap_or(broker.config.int("num.partitions") as i32);
+            check_count(broker, count)?;
+            let factor = new
+                .replication_factor
+                .unwrap_or(broker.config.int("default.replication.factor") as i16);
+            let factor = usize::try_from(factor).unwrap_or(0);
+            place(&image, count as usize, factor)
+                .map_err(|m| Refused::new(ResponseError::InvalidReplicationFactor, m))?
+        }
+    };
+    Ok(TopicRecord {
+        name: new.name.clone(),
+        id: Uuid::new_v4().as_bytes().to_vec(),
+        partitions: sets.iter().map(|s| replicas(s)).collect(),
+        configs: new.configs.clone(),
+    })
+}
+
+fn replicas(set: &[BrokerId]) -> Replicas {
+    Replicas {
+        brokers: set.iter().map(|b| b.0).collect(),
+        group: 0,
+    }
+}
+
+fn check_count(broker: &Broker, count: i32) -> Result<(), Refused> {
+    let most = broker.config.int("max.topic.partitions");
+    if count < 1 {
+        return Err(Refused::new(
+            ResponseError::InvalidPartitions,
+            "Number of partitions was set to an invalid non-positive value.",
+        ));
+    }
+    if i64::from(count) > most {
+        return Err(Refused::new(
+            ResponseError::InvalidPartitions,
+            format!("{count} partitions are more than max.topic.partitions = {most}"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_assignments(brokers: &[BrokerId], sets: &[Vec<BrokerId>]) -> Result<(), Refused> {
+    let invalid = |m: String| Refused::new(ResponseError::InvalidReplicaAssignment, m);
+    let size = sets.first().map_or(0, Vec::len);
+    for (partition, set) in sets.iter().enumerate() {
+        if set.is_empty() || set.len() != size {
+            return Err(invalid(format!(
+                "partition {partition} has {} replicas, partition 0 has {size}",
+                set.len()
+            )));
+        }
+        for (i, id) in set.iter().enumerate() {
+            if !brokers.contains(id) {
+                return Err(invalid(format!("broker {id} is not registered")));
+            }
+            if set[..i].contains(id) {
+                return Err(invalid(format!("partition {partition} names broker {id} twice")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Creates a topic and waits, up to `limit`, until its partitions have leaders.
+pub async fn create_topic(
+    broker: &Broker,
+    new: &NewTopic,
+    limit: Duration,
+) -> Result<Arc<Topic>, Refused> {
+    let record = plan_topic(broker, new)?;
+    propose(broker, Command::CreateTopic(record)).await?;
+    let topic = broker.metadata.load().topic(&new.name).cloned();
+    let topic = topic.ok_or_else(|| {
+        Refused::new(
+            ResponseError::UnknownTopicOrPartition,
+            "the topic was deleted again",
+        )
+    })?;
+    wait_for_leaders(broker, &topic, 0, limit).await;
+    Ok(topic)
+}
+
+/// Waits until the partitions from `first` on have leaders. A creation is committed whether or not
+/// this succeeds: clients retry on LEADER_NOT_AVAILABLE.
+async fn wait_for_leaders(broker: &Broker, topic: &Topic, first: usize, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let mut changes = broker.node.watch_leaders();
+    loop {
+        changes.borrow_and_update();
+        let all = topic.partitions[first..]
+            .iter()
+            .all(|p| broker.node.leader_of(p.group).is_some());
+        let left = deadline.saturating_duration_since(Instant::now());
+        if all || left.is_zero() {
+            return;
+        }
+        let _ = tokio::time::timeout(left.min(Duration::from_millis(200)), changes.changed()).await;
+    }
+}
+
+/// Deletes a topic.
+pub async fn delete_topic(broker: &Broker, id: Uuid) -> Result<(), Refused> {
+    let command = Command::DeleteTopic(DeleteTopic {
+        id: id.as_bytes().to_vec(),
+    });
+    propose(broker, command).await.map(|_| ())
+}
+
+/// Grows a topic to `count` partitions; with `validate_only` only says whether it could.
+pub async fn create_partitions(
+    broker: &Broker,
+    name: &str,
+    count: i32,
+    assignments: Option<Vec<Vec<BrokerId>>>,
+    validate_only: bool,
+    limit: Duration,
+) -> Result<(), Refused> {
+    let image = broker.metadata.load_full();
+    let topic = image.topic(name).cloned().ok_or_else(|| {
+        Refused::new(
+            ResponseError::UnknownTopicOrPartition,
+            format!("The topic '{name}' does not exist."),
+        )
+    })?;
+    let present = topic.partitions.len();
+    check_count(broker, count)?;
+    let wanted = count as usize;
+    if wanted <= present {
+        return Err(Refused::new(
+            ResponseError::InvalidPartitions,
+            format!("Topic currently has {present} partitions, which is not lower than the requested {wanted}."),
+        ));
+    }
+    let new = wanted - present;
+    let sets = match assignments {
+        Some(sets) => {
+            if sets.len() != new {
+                return Err(Refused::new(
+                    ResponseError::InvalidReplicaAssignment,
+                    format!("{new} partitions are added, {} assignments are given", sets.len()),
+                ));
+            }
+            check_assignments(&image.brokers.keys().copied().collect::<Vec<_>>(), &sets)?;
+            sets
+        }
+        None => {
+            let factor = topic.partitions.first().map_or(1, |p| p.replicas.len());
+            place(&image, new, factor)
+                .map_err(|m| Refused::new(ResponseError::InvalidReplicationFactor, m))?
+        }
+    };
+    if validate_only {
+        return Ok(());
+    }
+    let command = Command::CreatePartitions(CreatePartitions {
+        topic_id: topic.id.as_bytes().to_vec(),
+        from_count: present as u32,
+        partitions: sets.iter().map(|s| replicas(s)).collect(),
+    });
+    propose(broker, command).await?;
+    if let Some(grown) = broker.metadata.load().topic(name).cloned() {
+        wait_for_leaders(broker, &grown, present, limit).await;
+    }
+    Ok(())
+}
+
+/// Changes configs of a topic, a broker, or all brokers.
+pub async fn alter_configs(
+    broker: &Broker,
+    topic: Option<String>,
+    of_broker: Option<BrokerId>,
+    changes: Vec<(String, Option<String>)>,
+) -> Result<(), Refused> {
+    let command = Command::AlterConfigs(AlterConfigs {
+        topic,
+        broker: of_broker.map(|b| b.0),
+        changes: changes
+            .into_iter()
+            .map(|(name, value)| ConfigChange { name, value })
+            .collect(),
+    });
+    propose(broker, command).await.map(|_| ())
+}
+
+/// Producer ids this broker may hand out.
+#[derive(Default)]
+pub struct ProducerIds {
+    block: tokio::sync::Mutex<std::ops::Range<i64>>,
+}
+
+impl ProducerIds {
+    const BLOCK: u32 = 1000;
+
+    /// A producer id never given out before.
+    pub async fn next(&self, broker: &Broker) -> Result<i64, Refused> {
+        let mut block = self.block.lock().await;
+        if block.is_empty() {
+            let command = Command::AllocateProducerIds(AllocateProducerIds { count: Self::BLOCK });
+            let reply = propose(broker, command).await?;
+            *block = reply.first_producer_id..reply.first_producer_id + i64::from(Self::BLOCK);
+        }
+        let id = block.start;
+        block.start += 1;
+        Ok(id)
+    }
+}

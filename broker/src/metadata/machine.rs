@@ -1,0 +1,241 @@
+//! Applies metadata commands: `image + command → image + reply`, the same on every broker.
+
+use super::command::{
+    AllocateProducerIds, AlterConfigs, Command, CreatePartitions, DeleteTopic, Envelope, Refusal,
+    RegisterBroker, Reply, Snapshot, TopicRecord, VERSION,
+};
+use super::image::{MetadataImage, Topic};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use prost::Message as _;
+use std::sync::Arc;
+use tidelog_replication::{BrokerId, GroupId, MetadataMachine};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Group ids below are reserved; 0 is the metadata group.
+const FIRST_GROUP: u64 = 1000;
+/// Producer ids below are never given out, so that 0 is not taken for "none" by tools.
+const FIRST_PRODUCER_ID: i64 = 1000;
+/// Deleted partitions remembered for brokers that are away.
+const DELETED_MAX: usize = 100_000;
+
+/// The state machine of the metadata group; every change is published as a new image.
+pub struct Machine {
+    image: MetadataImage,
+    published: Arc<ArcSwap<MetadataImage>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Machine {
+    pub fn new(published: Arc<ArcSwap<MetadataImage>>, changed: watch::Sender<u64>) -> Machine {
+        Machine {
+            image: MetadataImage::default(),
+            published,
+            changed,
+        }
+    }
+
+    fn publish(&self) {
+        self.published.store(Arc::new(self.image.clone()));
+        self.changed.send_replace(self.image.applied_index);
+    }
+}
+
+impl MetadataMachine for Machine {
+    fn apply(&mut self, index: u64, command: &[u8]) -> Bytes {
+        let reply = match Envelope::decode(command) {
+            Ok(envelope) => apply(&mut self.image, envelope),
+            Err(error) => refused(Refusal::UnsupportedVersion, format!("not a command: {error}")),
+        };
+        self.image.applied_index = index;
+        self.publish();
+        Bytes::from(reply.encode_to_vec())
+    }
+
+    fn snapshot(&self) -> Bytes {
+        Bytes::from(Snapshot::of(&self.image).encode_to_vec())
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        let snapshot = Snapshot::decode(snapshot).map_err(|e| e.to_string())?;
+        if snapshot.version != VERSION {
+            return Err(format!(
+                "metadata snapshot version {} is not known to this build",
+                snapshot.version
+            ));
+        }
+        self.image = snapshot.image();
+        self.publish();
+        Ok(())
+    }
+}
+
+fn refused(refusal: Refusal, message: impl Into<String>) -> Reply {
+    Reply {
+        refusal: refusal as i32,
+        message: message.into(),
+        ..Reply::default()
+    }
+}
+
+/// Applies one command.
+pub fn apply(image: &mut MetadataImage, envelope: Envelope) -> Reply {
+    if envelope.version != VERSION {
+        return refused(
+            Refusal::UnsupportedVersion,
+            format!("metadata command version {} is not known", envelope.version),
+        );
+    }
+    match envelope.command {
+        Some(Command::RegisterBroker(c)) => register_broker(image, &c),
+        Some(Command::CreateTopic(c)) => create_topic(image, &c),
+        Some(Command::DeleteTopic(c)) => delete_topic(image, &c),
+        Some(Command::CreatePartitions(c)) => create_partitions(image, &c),
+        Some(Command::AlterConfigs(c)) => alter_configs(image, c),
+        Some(Command::AllocateProducerIds(c)) => allocate_producer_ids(image, &c),
+        None => refused(Refusal::UnsupportedVersion, "unknown metadata command"),
+    }
+}
+
+fn register_broker(image: &mut MetadataImage, command: &RegisterBroker) -> Reply {
+    let meta = command.meta();
+    if let Some(known) = image.brokers.get(&meta.id)
+        && known.incarnation != meta.incarnation
+    {
+        return refused(
+            Refusal::DuplicateBroker,
+            format!(
+                "broker {} is registered with another data folder; if its disk was lost, start it \
+                 under a new broker.id",
+                meta.id
+            ),
+        );
+    }
+    if image.cluster_id.is_empty() {
+        image.cluster_id.clone_from(&command.cluster_id);
+    }
+    image.brokers.insert(meta.id, meta);
+    Reply {
+        cluster_id: image.cluster_id.clone(),
+        ..Reply::default()
+    }
+}
+
+fn next_group(image: &mut MetadataImage) -> GroupId {
+    let group = image.next_group.max(FIRST_GROUP);
+    image.next_group = group + 1;
+    GroupId(group)
+}
+
+fn create_topic(image: &mut MetadataImage, command: &TopicRecord) -> Reply {
+    if image.topics.contains_key(&command.name) {
+        return refused(
+            Refusal::TopicAlreadyExists,
+            format!("Topic '{}' already exists.", command.name),
+        );
+    }
+    // Metrics names cannot tell '.' from '_', so two such topics may not both exist.
+    let folded = command.name.replace('.', "_");
+    if let Some(clash) = image.topics.keys().find(|t| t.replace('.', "_") == folded) {
+        return refused(
+            Refusal::InvalidTopic,
+            format!("Topic '{}' collides with existing topic: {clash}", command.name),
+        );
+    }
+    let mut topic = command.topic();
+    for partition in &mut topic.partitions {
+        partition.group = next_group(image);
+    }
+    image.topic_names.insert(topic.id, topic.name.clone());
+    image.topics.insert(topic.name.clone(), Arc::new(topic));
+    Reply::default()
+}
+
+fn find(image: &MetadataImage, id: &[u8]) -> Option<Arc<Topic>> {
+    let id = Uuid::from_slice(id).ok()?;
+    image.topic_by_id(id).cloned()
+}
+
+fn delete_topic(image: &mut MetadataImage, command: &DeleteTopic) -> Reply {
+    let Some(topic) = find(image, &command.id) else {
+        return refused(Refusal::UnknownTopic, "The topic does not exist.");
+    };
+    image.topics.remove(&topic.name);
+    image.topic_names.remove(&topic.id);
+    for (index, partition) in topic.partitions.iter().enumerate() {
+        let folder = MetadataImage::folder(&topic.name, index);
+        image.deleted.insert(partition.group, folder);
+    }
+    while image.deleted.len() > DELETED_MAX {
+        image.deleted.pop_first();
+    }
+    Reply::default()
+}
+
+fn create_partitions(image: &mut MetadataImage, command: &CreatePartitions) -> Reply {
+    let Some(topic) = find(image, &command.topic_id) else {
+        return refused(Refusal::UnknownTopic, "The topic does not exist.");
+    };
+    if topic.partitions.len() != command.from_count as usize {
+        return refused(
+            Refusal::InvalidPartitions,
+            format!("Topic currently has {} partitions.", topic.partitions.len()),
+        );
+    }
+    let mut grown = (*topic).clone();
+    for replicas in &command.partitions {
+        let mut partition = replicas.partition();
+        partition.group = next_group(image);
+        grown.partitions.push(partition);
+    }
+    image.topics.insert(grown.name.clone(), Arc::new(grown));
+    Reply::default()
+}
+
+fn alter_configs(image: &mut MetadataImage, command: AlterConfigs) -> Reply {
+    match &command.topic {
+        Some(name) => {
+            let Some(topic) = image.topics.get(name) else {
+                return refused(Refusal::UnknownTopic, "The topic does not exist.");
+            };
+            let mut changed = (**topic).clone();
+            change(&mut changed.configs, command.changes);
+            image.topics.insert(name.clone(), Arc::new(changed));
+        }
+        None => {
+            let broker = command.broker.map(BrokerId);
+            change(image.broker_configs.entry(broker).or_default(), command.changes);
+            image.broker_configs.retain(|_, configs| !configs.is_empty());
+        }
+    }
+    Reply::default()
+}
+
+fn change(
+    configs: &mut std::collections::BTreeMap<String, String>,
+    changes: Vec<super::command::ConfigChange>,
+) {
+    for change in changes {
+        match change.value {
+            Some(value) => {
+                configs.insert(change.name, value);
+            }
+            None => {
+                configs.remove(&change.name);
+            }
+        }
+    }
+}
+
+fn allocate_producer_ids(image: &mut MetadataImage, command: &AllocateProducerIds) -> Reply {
+    let first = image.next_producer_id.max(FIRST_PRODUCER_ID);
+    image.next_producer_id = first + i64::from(command.count.max(1));
+    Reply {
+        first_producer_id: first,
+        ..Reply::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Opens and removes this broker's replicas as the metadata says, and keeps their settings.
+
+use super::image::{MetadataImage, Topic};
+use crate::broker::Broker;
+use crate::config::TopicConfig;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tidelog_replication::{GroupId, PartitionSpec, PeerAddress};
+use tokio::sync::watch;
+
+/// Follows the image until `stop`. Nothing is removed because metadata lacks it: only the groups the
+/// image lists as deleted are.
+pub async fn run(
+    broker: Arc<Broker>,
+    mut changed: watch::Receiver<u64>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut opened: HashSet<GroupId> = HashSet::new();
+    let mut removed: HashSet<GroupId> = HashSet::new();
+    let mut configs: HashMap<GroupId, TopicConfig> = HashMap::new();
+    loop {
+        changed.borrow_and_update();
+        let image = broker.metadata.load_full();
+        peers(&broker, &image);
+        for (group, folder) in &image.deleted {
+            if removed.insert(*group) {
+                remove(&broker, *group, folder, &image).await;
+                opened.remove(group);
+                configs.remove(group);
+            }
+        }
+        let mut failed = false;
+        for topic in image.topics.values() {
+            let config = TopicConfig::resolve(&topic.configs, &broker.config, &image);
+            failed |= !open_topic(&broker, topic, &config, &mut opened, &mut configs).await;
+        }
+        broker.opened_index.store(
+            if failed { 0 } else { image.applied_index.max(1) },
+            Ordering::Release,
+        );
+        let retry = async {
+            if failed {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            result = changed.changed() => if result.is_err() { return },
+            () = retry => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+    }
+}
+
+fn peers(broker: &Broker, image: &MetadataImage) {
+    for meta in image.brokers.values().filter(|b| b.id != broker.id) {
+        broker.node.set_peer_address(PeerAddress {
+            broker: meta.id,
+            address: meta.peer_address.clone(),
+        });
+        broker
+            .node
+            .expect_incarnation(meta.id, meta.incarnation.as_u128());
+    }
+}
+
+/// Opens what is missing; false when something could not be opened.
+async fn open_topic(
+    broker: &Arc<Broker>,
+    topic: &Topic,
+    config: &TopicConfig,
+    opened: &mut HashSet<GroupId>,
+    configs: &mut HashMap<GroupId, TopicConfig>,
+) -> bool {
+    let mut all = true;
+    for (index, partition) in topic.partitions.iter().enumerate() {
+        if !partition.replicas.contains(&broker.id) {
+            continue;
+        }
+        if opened.contains(&partition.group) {
+            if configs.get(&partition.group) != Some(config) {
+                if let Some(replica) = broker.node.partition(partition.group) {
+                    replica.log().update_config(config.log.clone());
+                }
+                configs.insert(partition.group, config.clone());
+            }
+            continue;
+        }
+        let folder = MetadataImage::folder(&topic.name, index);
+        let spec = PartitionSpec {
+            group: partition.group,
+            topic: topic.name.clone(),
+            topic_id: topic.id.into_bytes(),
+            partition: index as i32,
+            dir: broker.data_dir().join("partitions").join(folder),
+            replicas: partition.replicas.clone(),
+            config: config.log.clone(),
+        };
+        match broker.node.open_partition(spec).await {
+            Ok(_) => {
+                opened.insert(partition.group);
+                configs.insert(partition.group, config.clone());
+            }
+            Err(error) => {
+                all = false;
+                tracing::error!(
+                    topic = topic.name,
+                    partition = index,
+                    "cannot open the replica: {error}"
+                );
+            }
+        }
+    }
+    all
+}
+
+async fn remove(broker: &Broker, group: GroupId, folder: &str, image: &MetadataImage) {
+    if let Err(error) = broker.node.remove_partition(group).await {
+        tracing::error!(group = group.0, "cannot remove the replica: {error}");
+    }
+    // The replica may never have been opened in this run; its folder still has to go, unless a new
+    // topic of the same name has it.
+    let taken = folder
+        .rsplit_once('-')
+        .and_then(|(name, index)| {
+            let index: usize = index.parse().ok()?;
+            image.topic(name).map(|t| index < t.partitions.len())
+        })
+        .unwrap_or(false);
+    if !taken {
+        let dir = broker.data_dir().join("partitions").join(folder);
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+    }
+}
+
+/// Applies retention and rolls old segments until `stop`; leaders decide, all replicas follow.
+pub async fn retention(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    let pause = Duration::from_millis(
+        broker.config.int("log.retention.check.interval.ms").unsigned_abs(),
+    );
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+        let image = broker.metadata.load_full();
+        let now = crate::broker::now_ms();
+        for topic in image.topics.values() {
+            let config = TopicConfig::resolve(&topic.configs, &broker.config, &image);
+            for partition in &topic.partitions {
+                let Some(replica) = broker.node.partition(partition.group) else {
+                    continue;
+                };
+                replica.log().maybe_roll(now);
+                if !config.delete || !matches!(replica.role(), tidelog_replication::Role::Leader { ready: true, .. }) {
+                    continue;
+                }
+                let start = replica
+                    .log()
+                    .retention_candidate(now, config.retention_ms, config.retention_bytes);
+                if let Some(start) = start {
+                    let _ = replica.propose_log_start(start).await;
+                }
+            }
+        }
+    }
+}
