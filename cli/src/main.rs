@@ -1,0 +1,46 @@
+//! The `tidelog` binary: brokers, and the commands that work against them.
+
+mod config;
+mod dev;
+mod start;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+// Thousands of partitions mean millions of small allocations: jemalloc keeps them a third smaller.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// A replicated commit log that any Kafka client can use.
+#[derive(Debug, Parser)]
+#[command(name = "tidelog", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one broker
+    Start(start::Start),
+    /// Run a whole cluster on this machine, one process per broker
+    Dev(dev::Dev),
+    /// Look at settings
+    #[command(subcommand)]
+    Config(config::Config),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Start(start) => start.run(),
+        Command::Dev(dev) => dev.run(),
+        Command::Config(config) => config.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidelog: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Whole-cluster tests: real broker processes, real clients, real kills.
+//!
+//! - [`cluster`]: brokers as processes on free ports of 127.0.0.1: start, kill -9, stop, continue.
+//! - [`broker`]: one such process.
+//! - [`load`]: an idempotent producer that goes on through faults and writes a Jepsen history.
+//! - [`read`]: reads a topic whole, through a client or straight from one chosen broker.
+//! - [`topics`]: creates topics, asks for leaders.
+//! - [`wire`]: Kafka frames by hand, for requests no client would send.
+//! - [`wait`]: waits for a condition, never for a time.
+
+pub mod broker;
+pub mod cluster;
+pub mod load;
+pub mod read;
+pub mod topics;
+pub mod wait;
+pub mod wire;
+
+pub use broker::{Broker, BrokerId};
+pub use cluster::{Cluster, ClusterOptions};

@@ -1,0 +1,27 @@
+//! Whole-cluster tests: processes, sockets, kills. One binary, so that it links once.
+
+mod faults;
+mod produce_consume;
+mod restart;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tidelog_jepsen::{History, check};
+use tidelog_tests::{Cluster, read};
+
+/// Long enough for any recovery on a busy machine; a test that needs it all has found something.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Reads the topic from every broker and judges the whole history.
+async fn judge(
+    cluster: &Cluster,
+    topic: &str,
+    partitions: i32,
+    mut history: History,
+) -> Result<check::Report> {
+    read::read_everywhere(cluster, topic, partitions, &mut history).await?;
+    let report = check::all(&history);
+    ensure!(report.is_valid(), "{report}");
+    Ok(report)
+}
