@@ -64,6 +64,9 @@ pub fn raft_config() -> Result<Arc<Config>, ReplicationError> {
         enable_heartbeat: true,
         enable_elect: true,
         enable_pre_vote: Some(true),
+        // A restarted leader stands for election like everyone else: what it knows as committed is
+        // known again only after an entry of a new term.
+        enable_leader_restore: Some(false),
         broadcast_submitted_on_append: Some(true),
         ..Default::default()
     };

@@ -15,12 +15,13 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
+const FIRST_WITH_LEADER_EPOCH: i16 = 4;
 const READ_COMMITTED: i8 = 1;
 
 pub async fn handle(
     context: &RequestContext,
     request: ListOffsetsRequest,
-    _version: i16,
+    version: i16,
 ) -> ListOffsetsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
@@ -38,6 +39,11 @@ pub async fn handle(
                             .with_leader_epoch(-1)
                     }),
             );
+            if version < FIRST_WITH_LEADER_EPOCH
+                && let Some(answer) = partitions.last_mut()
+            {
+                answer.leader_epoch = -1;
+            }
         }
         topics.push(
             ListOffsetsTopicResponse::default()
