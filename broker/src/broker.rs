@@ -65,8 +65,9 @@ impl Broker {
 
     /// Total and free bytes of the data disk.
     pub fn disk_space(&self) -> (u64, u64) {
-        rustix::fs::statvfs(self.data_dir())
-            .map_or((0, 0), |s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
+        rustix::fs::statvfs(self.data_dir()).map_or((0, 0), |s| {
+            (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize)
+        })
     }
 
     /// Serves clients with everything it has: registered, all first brokers known, replicas open.
@@ -211,7 +212,10 @@ async fn register(
         .seeds()
         .into_iter()
         .find(|s| s.broker == broker.id)
-        .map_or_else(|| broker.config.text("peer.listener").to_owned(), |s| s.address);
+        .map_or_else(
+            || broker.config.text("peer.listener").to_owned(),
+            |s| s.address,
+        );
     let rack = Some(broker.config.text("broker.rack").to_owned()).filter(|r| !r.is_empty());
     let command = RegisterBroker {
         id: broker.id.0,
@@ -231,7 +235,11 @@ async fn register(
                     return;
                 }
                 broker.registered.store(true, Ordering::Release);
-                tracing::info!("registered as broker {} of cluster {}", broker.id, reply.cluster_id);
+                tracing::info!(
+                    "registered as broker {} of cluster {}",
+                    broker.id,
+                    reply.cluster_id
+                );
                 return;
             }
             Err(Refused {

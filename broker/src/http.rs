@@ -35,5 +35,8 @@ async fn readyz(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
 
 async fn metrics(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], broker.metrics.render(&broker))
+    (
+        [(header::CONTENT_TYPE, kind)],
+        broker.metrics.render(&broker),
+    )
 }

@@ -40,8 +40,7 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("tidelog");
         let requests = Family::<Api, Counter>::default();
-        let latency =
-            Family::<Api, Histogram>::new_with_constructor(|| Histogram::new(LATENCIES));
+        let latency = Family::<Api, Histogram>::new_with_constructor(|| Histogram::new(LATENCIES));
         let (bytes_in, bytes_out) = (Counter::default(), Counter::default());
         registry.register("requests", "Requests answered", requests.clone());
         registry.register(
@@ -83,26 +82,64 @@ impl Metrics {
         let node = broker.node.metrics();
         let (total, free) = broker.disk_space();
         for (name, help, value) in [
-            ("connections", "Client connections", broker.limits.connections() as u64),
+            (
+                "connections",
+                "Client connections",
+                broker.limits.connections() as u64,
+            ),
             ("groups", "Raft groups with a replica here", node.groups),
             ("groups_led", "Raft groups led from here", node.groups_led),
-            ("under_replicated_partitions", "Led groups with a replica on a dead broker", node.under_replicated),
-            ("raft_log_bytes", "Raft log entries held in memory", node.log_bytes),
+            (
+                "under_replicated_partitions",
+                "Led groups with a replica on a dead broker",
+                node.under_replicated,
+            ),
+            (
+                "raft_log_bytes",
+                "Raft log entries held in memory",
+                node.log_bytes,
+            ),
             ("disk_total_bytes", "Size of the data disk", total),
             ("disk_free_bytes", "Space left on the data disk", free),
             ("journal_files", "Journal files in use", node.journal.files),
-            ("journal_queued_bytes", "Bytes waiting for a journal sync", node.journal.queued_bytes),
+            (
+                "journal_queued_bytes",
+                "Bytes waiting for a journal sync",
+                node.journal.queued_bytes,
+            ),
         ] {
-            let _ = writeln!(text, "# HELP tidelog_{name} {help}.\n# TYPE tidelog_{name} gauge\ntidelog_{name} {value}");
+            let _ = writeln!(
+                text,
+                "# HELP tidelog_{name} {help}.\n# TYPE tidelog_{name} gauge\ntidelog_{name} {value}"
+            );
         }
         for (name, help, value) in [
             ("leader_changes", "Leaderships gained", node.leader_changes),
-            ("peer_bytes_in", "Bytes from other brokers", node.peer_bytes_in),
-            ("peer_bytes_out", "Bytes to other brokers", node.peer_bytes_out),
-            ("journal_bytes", "Bytes written to the journal", node.journal.bytes),
-            ("journal_records", "Records written to the journal", node.journal.records),
+            (
+                "peer_bytes_in",
+                "Bytes from other brokers",
+                node.peer_bytes_in,
+            ),
+            (
+                "peer_bytes_out",
+                "Bytes to other brokers",
+                node.peer_bytes_out,
+            ),
+            (
+                "journal_bytes",
+                "Bytes written to the journal",
+                node.journal.bytes,
+            ),
+            (
+                "journal_records",
+                "Records written to the journal",
+                node.journal.records,
+            ),
         ] {
-            let _ = writeln!(text, "# HELP tidelog_{name} {help}.\n# TYPE tidelog_{name} counter\ntidelog_{name}_total {value}");
+            let _ = writeln!(
+                text,
+                "# HELP tidelog_{name} {help}.\n# TYPE tidelog_{name} counter\ntidelog_{name}_total {value}"
+            );
         }
         journal_latency(&mut text, &node.journal);
         text.push_str(end);
@@ -112,9 +149,15 @@ impl Metrics {
 
 fn journal_latency(text: &mut String, journal: &JournalMetrics) {
     let name = "tidelog_journal_sync_seconds";
-    let _ = writeln!(text, "# HELP {name} Time of a journal sync.\n# TYPE {name} histogram");
+    let _ = writeln!(
+        text,
+        "# HELP {name} Time of a journal sync.\n# TYPE {name} histogram"
+    );
     let mut below = 0;
-    for (bound_us, count) in JournalMetrics::bucket_bounds_us().iter().zip(&journal.sync_buckets) {
+    for (bound_us, count) in JournalMetrics::bucket_bounds_us()
+        .iter()
+        .zip(&journal.sync_buckets)
+    {
         below += count;
         let bound = *bound_us as f64 / 1e6;
         let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {below}");

@@ -109,8 +109,16 @@ impl Dev {
 
     fn members(&self) -> Result<Vec<Member>> {
         let data = std::path::absolute(&self.data).context("the data folder's path")?;
-        if self.base_port.checked_add(HTTP_PORT_OFFSET + self.brokers).is_none() {
-            bail!("--base-port {} leaves no room for {} brokers' ports", self.base_port, self.brokers);
+        if self
+            .base_port
+            .checked_add(HTTP_PORT_OFFSET + self.brokers)
+            .is_none()
+        {
+            bail!(
+                "--base-port {} leaves no room for {} brokers' ports",
+                self.base_port,
+                self.brokers
+            );
         }
         Ok((1..=self.brokers)
             .map(|id| Member {
@@ -147,7 +155,9 @@ impl Dev {
             .open(&path)
             .with_context(|| path.display().to_string())?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            bail!("{shown} is in use by another `tidelog dev`: stop that one, or use another --data folder");
+            bail!(
+                "{shown} is in use by another `tidelog dev`: stop that one, or use another --data folder"
+            );
         }
         Ok(lock)
     }
@@ -182,7 +192,12 @@ impl Dev {
         let mut table = toml::Table::new();
         let mut put = |name: &str, value: String| table.insert(name.to_owned(), value.into());
         let seeds: Vec<String> = (1..=self.brokers)
-            .map(|id| format!("{id}@127.0.0.1:{}", self.base_port + id - 1 + PEER_PORT_OFFSET))
+            .map(|id| {
+                format!(
+                    "{id}@127.0.0.1:{}",
+                    self.base_port + id - 1 + PEER_PORT_OFFSET
+                )
+            })
             .collect();
         let [kafka, peer, http] = member.ports();
         put("broker.id", member.id.to_string());
@@ -191,14 +206,19 @@ impl Dev {
         put("http.listener", format!("127.0.0.1:{http}"));
         put("data.dir", member.dir.display().to_string());
         put("seed.brokers", seeds.join(","));
-        put("default.replication.factor", self.brokers.min(3).to_string());
+        put(
+            "default.replication.factor",
+            self.brokers.min(3).to_string(),
+        );
         for assignment in &self.set {
             let (name, value) = assignment
                 .split_once('=')
                 .with_context(|| format!("--set {assignment}: write it as NAME=VALUE"))?;
             put(name.trim(), value.trim().to_owned());
         }
-        Ok(format!("# Written by `tidelog dev` at each start.\n{table}"))
+        Ok(format!(
+            "# Written by `tidelog dev` at each start.\n{table}"
+        ))
     }
 
     fn greet(&self, members: &[Member]) {
@@ -240,7 +260,11 @@ async fn wait_ready(members: &mut [Member]) -> Result<()> {
     let deadline = Instant::now() + READY_LIMIT;
     for member in members {
         while !is_ready(member.ports()[2]).await {
-            if let Some(status) = member.process.as_mut().and_then(|p| p.try_wait().transpose()) {
+            if let Some(status) = member
+                .process
+                .as_mut()
+                .and_then(|p| p.try_wait().transpose())
+            {
                 bail!(
                     "broker {} did not start ({}); its log says:\n{}",
                     member.id,
@@ -320,7 +344,10 @@ async fn stop_all(members: &mut [Member]) {
         let Some(mut process) = member.process.take() else {
             continue;
         };
-        if tokio::time::timeout(STOP_LIMIT, process.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_LIMIT, process.wait())
+            .await
+            .is_err()
+        {
             eprintln!("broker {} does not stop: killed", member.id);
             let _ = process.kill().await;
         }

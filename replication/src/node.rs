@@ -517,7 +517,10 @@ impl Node {
     pub async fn hand_over(&self, limit_ms: u64) {
         self.shared.stopping.store(true, Ordering::Release);
         let limit = Duration::from_millis(limit_ms);
-        if tokio::time::timeout(limit, self.give_leadership_away()).await.is_err() {
+        if tokio::time::timeout(limit, self.give_leadership_away())
+            .await
+            .is_err()
+        {
             tracing::warn!("stopping before all leadership was handed over");
         }
     }

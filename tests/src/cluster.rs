@@ -20,9 +20,10 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 static QUIET: RwLock<()> = RwLock::const_new(());
 
 /// Keeps other clusters off the machine, or shares it with them.
+#[expect(dead_code, reason = "the guards are held, never looked at")]
 enum Room {
-    _Shared(RwLockReadGuard<'static, ()>),
-    _Alone(RwLockWriteGuard<'static, ()>),
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
 }
 
 /// What a cluster is started with.
@@ -70,9 +71,9 @@ impl Cluster {
     /// When they do not come up; the message has their logs.
     pub async fn start_with(options: ClusterOptions) -> Result<Self> {
         let room = if options.alone {
-            Room::_Alone(QUIET.write().await)
+            Room::Alone(QUIET.write().await)
         } else {
-            Room::_Shared(QUIET.read().await)
+            Room::Shared(QUIET.read().await)
         };
         let dir = TempDir::with_prefix("tidelog-")?;
         let mut brokers = Vec::new();

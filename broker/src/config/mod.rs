@@ -132,8 +132,7 @@ impl BrokerConfig {
             });
         };
         check(setting.kind, value).map_err(|reason| invalid(name, value, &source, reason))?;
-        self.values
-            .insert(setting.name, (value.to_owned(), source));
+        self.values.insert(setting.name, (value.to_owned(), source));
         Ok(())
     }
 
@@ -142,9 +141,8 @@ impl BrokerConfig {
         parse_seeds(seeds).map_err(|reason| invalid("seed.brokers", seeds, source, reason))?;
         for name in ["listeners", "peer.listener", "http.listener"] {
             let (value, source) = &self.values[name];
-            host_port(value).ok_or_else(|| {
-                invalid(name, value, source, "must be HOST:PORT".to_owned())
-            })?;
+            host_port(value)
+                .ok_or_else(|| invalid(name, value, source, "must be HOST:PORT".to_owned()))?;
         }
         let id = self.broker_id();
         let seeds = self.seeds();
@@ -295,7 +293,12 @@ mod tests {
     #[test]
     fn unknown_and_wrong_settings_are_named() {
         let error = load("num.partition = 3", &[], &[]).expect_err("unknown");
-        assert!(error.to_string().contains("did you mean \"num.partitions\""), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("did you mean \"num.partitions\""),
+            "{error}"
+        );
         let error = load("", &[], &["num.partitions=many"]).expect_err("wrong");
         assert!(error.to_string().contains("whole number"), "{error}");
         let error = load("", &[], &["unclean.leader.election.enable=true"]).expect_err("refused");

@@ -53,55 +53,272 @@ const CODECS: Kind = Kind::Word(&["producer", "uncompressed", "gzip", "snappy", 
 const TIMESTAMPS: Kind = Kind::Word(&["CreateTime", "LogAppendTime"]);
 const CLEANUP: Kind = Kind::Words(&["delete", "compact"]);
 
-const fn fixed(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
-    Setting { name, kind, default, scope: Scope::Static, doc }
+const fn fixed(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    doc: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        kind,
+        default,
+        scope: Scope::Static,
+        doc,
+    }
 }
 
-const fn dynamic(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
-    Setting { name, kind, default, scope: Scope::Dynamic, doc }
+const fn dynamic(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    doc: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        kind,
+        default,
+        scope: Scope::Dynamic,
+        doc,
+    }
 }
 
 /// Broker settings, by name.
 pub const BROKER: &[Setting] = &[
-    fixed("advertised.listeners", Kind::Text, "", "HOST:PORT that clients are told; empty: the same as `listeners`"),
-    fixed("auto.create.topics.enable", Kind::Bool, "true", "a Metadata request for an unknown topic creates it"),
-    fixed("broker.id", Kind::Int(0, i32::MAX as i64), "1", "unique in the cluster; belongs to the data folder"),
-    fixed("broker.rack", Kind::Text, "", "rack or zone of this broker: replicas are spread over racks, consumers fetch from their own"),
-    dynamic("compression.type", CODECS, "producer", "default of the topic setting"),
-    fixed("connections.max.idle.ms", OR_NONE, "600000", "a client connection silent for this long is closed"),
-    fixed("data.dir", Kind::Text, "./tidelog-data/1", "folder of everything this broker stores"),
-    fixed("default.replication.factor", Kind::Int(1, i16::MAX as i64), "1", "replicas of a topic created without a number"),
-    fixed("disk.reserve.bytes", NOT_NEGATIVE, "67108864", "below this much free space producers get a retriable storage error"),
-    fixed("http.listener", Kind::Text, "127.0.0.1:9292", "HOST:PORT of /healthz, /readyz and /metrics"),
-    fixed("journal.direct.io", Kind::Bool, "true", "write the journal around the page cache, where the file system allows it"),
-    fixed("journal.file.bytes", Kind::Int(65536, 1 << 34), "67108864", "size of a journal file"),
-    fixed("listeners", Kind::Text, "127.0.0.1:9092", "HOST:PORT for Kafka clients"),
-    dynamic("log.cleanup.policy", CLEANUP, "delete", "default of the topic setting cleanup.policy"),
-    dynamic("log.flush.interval.messages", POSITIVE, "9223372036854775807", "accepted for compatibility: every acknowledged record is on disk at a majority already"),
-    dynamic("log.index.interval.bytes", Kind::Int(0, i32::MAX as i64), "4096", "default of the topic setting index.interval.bytes"),
-    dynamic("log.message.timestamp.type", TIMESTAMPS, "CreateTime", "default of the topic setting message.timestamp.type"),
-    dynamic("log.retention.bytes", OR_NONE, "-1", "default of the topic setting retention.bytes"),
-    fixed("log.retention.check.interval.ms", POSITIVE, "300000", "pause between looks for expired segments"),
-    dynamic("log.retention.ms", OR_NONE, "604800000", "default of the topic setting retention.ms"),
-    dynamic("log.roll.ms", POSITIVE, "604800000", "default of the topic setting segment.ms"),
-    dynamic("log.segment.bytes", Kind::Int(1048576, i32::MAX as i64), "1073741824", "default of the topic setting segment.bytes"),
-    fixed("max.connections", COUNT, "2147483647", "client connections at the same time"),
-    fixed("max.connections.per.ip", COUNT, "2147483647", "client connections from one address at the same time"),
-    fixed("max.incremental.fetch.session.cache.slots", Kind::Int(0, 1_000_000), "1000", "incremental fetch sessions kept (KIP-227)"),
-    fixed("max.request.partition.size.limit", COUNT, "2000", "partitions in one DescribeTopicPartitions answer"),
-    fixed("max.topic.partitions", COUNT, "10000", "most partitions a topic may have"),
-    dynamic("message.max.bytes", Kind::Int(0, 1 << 29), "1048588", "default of the topic setting max.message.bytes"),
-    dynamic("min.insync.replicas", COUNT, "1", "default of the topic setting; a majority always has every acknowledged record"),
-    dynamic("num.partitions", COUNT, "1", "partitions of a topic created without a number"),
-    fixed("peer.heartbeat.interval.ms", Kind::Int(10, 10_000), "100", "pause between heartbeats of two brokers"),
-    fixed("peer.listener", Kind::Text, "127.0.0.1:9192", "HOST:PORT for other brokers"),
-    fixed("peer.suspicion.timeout.ms", Kind::Int(50, 60_000), "500", "a broker silent for this long is taken for dead"),
-    fixed("producer.id.expiration.ms", POSITIVE, "86400000", "an idempotent producer silent for this long may be forgotten"),
-    fixed("queued.max.request.bytes", Kind::Int(1 << 20, 1 << 36), "134217728", "bytes of requests in memory at the same time"),
-    fixed("request.timeout.ms", Kind::Int(100, 600_000), "30000", "longest a write waits for a majority"),
-    fixed("seed.brokers", Kind::Text, "", "ID@HOST:PORT of the first brokers' peer listeners, comma-separated; empty: a cluster of one"),
-    fixed("socket.request.max.bytes", Kind::Int(1024, 1 << 30), "104857600", "largest request"),
-    fixed("unclean.leader.election.enable", Kind::Word(&["false"]), "false", "only false: a replica without all acknowledged records never leads"),
+    fixed(
+        "advertised.listeners",
+        Kind::Text,
+        "",
+        "HOST:PORT that clients are told; empty: the same as `listeners`",
+    ),
+    fixed(
+        "auto.create.topics.enable",
+        Kind::Bool,
+        "true",
+        "a Metadata request for an unknown topic creates it",
+    ),
+    fixed(
+        "broker.id",
+        Kind::Int(0, i32::MAX as i64),
+        "1",
+        "unique in the cluster; belongs to the data folder",
+    ),
+    fixed(
+        "broker.rack",
+        Kind::Text,
+        "",
+        "rack or zone of this broker: replicas are spread over racks, consumers fetch from their own",
+    ),
+    dynamic(
+        "compression.type",
+        CODECS,
+        "producer",
+        "default of the topic setting",
+    ),
+    fixed(
+        "connections.max.idle.ms",
+        OR_NONE,
+        "600000",
+        "a client connection silent for this long is closed",
+    ),
+    fixed(
+        "data.dir",
+        Kind::Text,
+        "./tidelog-data/1",
+        "folder of everything this broker stores",
+    ),
+    fixed(
+        "default.replication.factor",
+        Kind::Int(1, i16::MAX as i64),
+        "1",
+        "replicas of a topic created without a number",
+    ),
+    fixed(
+        "disk.reserve.bytes",
+        NOT_NEGATIVE,
+        "67108864",
+        "below this much free space producers get a retriable storage error",
+    ),
+    fixed(
+        "http.listener",
+        Kind::Text,
+        "127.0.0.1:9292",
+        "HOST:PORT of /healthz, /readyz and /metrics",
+    ),
+    fixed(
+        "journal.direct.io",
+        Kind::Bool,
+        "true",
+        "write the journal around the page cache, where the file system allows it",
+    ),
+    fixed(
+        "journal.file.bytes",
+        Kind::Int(65536, 1 << 34),
+        "67108864",
+        "size of a journal file",
+    ),
+    fixed(
+        "listeners",
+        Kind::Text,
+        "127.0.0.1:9092",
+        "HOST:PORT for Kafka clients",
+    ),
+    dynamic(
+        "log.cleanup.policy",
+        CLEANUP,
+        "delete",
+        "default of the topic setting cleanup.policy",
+    ),
+    dynamic(
+        "log.flush.interval.messages",
+        POSITIVE,
+        "9223372036854775807",
+        "accepted for compatibility: every acknowledged record is on disk at a majority already",
+    ),
+    dynamic(
+        "log.index.interval.bytes",
+        Kind::Int(0, i32::MAX as i64),
+        "4096",
+        "default of the topic setting index.interval.bytes",
+    ),
+    dynamic(
+        "log.message.timestamp.type",
+        TIMESTAMPS,
+        "CreateTime",
+        "default of the topic setting message.timestamp.type",
+    ),
+    dynamic(
+        "log.retention.bytes",
+        OR_NONE,
+        "-1",
+        "default of the topic setting retention.bytes",
+    ),
+    fixed(
+        "log.retention.check.interval.ms",
+        POSITIVE,
+        "300000",
+        "pause between looks for expired segments",
+    ),
+    dynamic(
+        "log.retention.ms",
+        OR_NONE,
+        "604800000",
+        "default of the topic setting retention.ms",
+    ),
+    dynamic(
+        "log.roll.ms",
+        POSITIVE,
+        "604800000",
+        "default of the topic setting segment.ms",
+    ),
+    dynamic(
+        "log.segment.bytes",
+        Kind::Int(1048576, i32::MAX as i64),
+        "1073741824",
+        "default of the topic setting segment.bytes",
+    ),
+    fixed(
+        "max.connections",
+        COUNT,
+        "2147483647",
+        "client connections at the same time",
+    ),
+    fixed(
+        "max.connections.per.ip",
+        COUNT,
+        "2147483647",
+        "client connections from one address at the same time",
+    ),
+    fixed(
+        "max.incremental.fetch.session.cache.slots",
+        Kind::Int(0, 1_000_000),
+        "1000",
+        "incremental fetch sessions kept (KIP-227)",
+    ),
+    fixed(
+        "max.request.partition.size.limit",
+        COUNT,
+        "2000",
+        "partitions in one DescribeTopicPartitions answer",
+    ),
+    fixed(
+        "max.topic.partitions",
+        COUNT,
+        "10000",
+        "most partitions a topic may have",
+    ),
+    dynamic(
+        "message.max.bytes",
+        Kind::Int(0, 1 << 29),
+        "1048588",
+        "default of the topic setting max.message.bytes",
+    ),
+    dynamic(
+        "min.insync.replicas",
+        COUNT,
+        "1",
+        "default of the topic setting; a majority always has every acknowledged record",
+    ),
+    dynamic(
+        "num.partitions",
+        COUNT,
+        "1",
+        "partitions of a topic created without a number",
+    ),
+    fixed(
+        "peer.heartbeat.interval.ms",
+        Kind::Int(10, 10_000),
+        "100",
+        "pause between heartbeats of two brokers",
+    ),
+    fixed(
+        "peer.listener",
+        Kind::Text,
+        "127.0.0.1:9192",
+        "HOST:PORT for other brokers",
+    ),
+    fixed(
+        "peer.suspicion.timeout.ms",
+        Kind::Int(50, 60_000),
+        "500",
+        "a broker silent for this long is taken for dead",
+    ),
+    fixed(
+        "producer.id.expiration.ms",
+        POSITIVE,
+        "86400000",
+        "an idempotent producer silent for this long may be forgotten",
+    ),
+    fixed(
+        "queued.max.request.bytes",
+        Kind::Int(1 << 20, 1 << 36),
+        "134217728",
+        "bytes of requests in memory at the same time",
+    ),
+    fixed(
+        "request.timeout.ms",
+        Kind::Int(100, 600_000),
+        "30000",
+        "longest a write waits for a majority",
+    ),
+    fixed(
+        "seed.brokers",
+        Kind::Text,
+        "",
+        "ID@HOST:PORT of the first brokers' peer listeners, comma-separated; empty: a cluster of one",
+    ),
+    fixed(
+        "socket.request.max.bytes",
+        Kind::Int(1024, 1 << 30),
+        "104857600",
+        "largest request",
+    ),
+    fixed(
+        "unclean.leader.election.enable",
+        Kind::Word(&["false"]),
+        "false",
+        "only false: a replica without all acknowledged records never leads",
+    ),
 ];
 
 const fn topic(
@@ -111,34 +328,182 @@ const fn topic(
     broker: &'static str,
     doc: &'static str,
 ) -> TopicSetting {
-    TopicSetting { name, kind, default, broker: if broker.is_empty() { None } else { Some(broker) }, doc }
+    TopicSetting {
+        name,
+        kind,
+        default,
+        broker: if broker.is_empty() {
+            None
+        } else {
+            Some(broker)
+        },
+        doc,
+    }
 }
 
 /// Topic settings, by name.
 pub const TOPIC: &[TopicSetting] = &[
-    topic("cleanup.policy", CLEANUP, "delete", "log.cleanup.policy", "delete old segments, compact by key, or both"),
-    topic("compression.type", CODECS, "producer", "compression.type", "producer: batches are kept as they come"),
-    topic("delete.retention.ms", NOT_NEGATIVE, "86400000", "", "how long compaction keeps tombstones"),
-    topic("file.delete.delay.ms", NOT_NEGATIVE, "60000", "", "accepted for compatibility: files are removed at once"),
-    topic("flush.messages", POSITIVE, "9223372036854775807", "log.flush.interval.messages", "accepted for compatibility: every acknowledged record is on disk at a majority already"),
-    topic("flush.ms", NOT_NEGATIVE, "9223372036854775807", "", "accepted for compatibility, as flush.messages"),
-    topic("index.interval.bytes", Kind::Int(0, i32::MAX as i64), "4096", "log.index.interval.bytes", "bytes between two entries of a segment's index"),
-    topic("max.compaction.lag.ms", POSITIVE, "9223372036854775807", "", "longest a record stays uncompacted"),
-    topic("max.message.bytes", Kind::Int(0, 1 << 29), "1048588", "message.max.bytes", "largest record batch"),
-    topic("message.timestamp.after.max.ms", NOT_NEGATIVE, "3600000", "", "how far ahead of the broker's clock a timestamp may be"),
-    topic("message.timestamp.before.max.ms", NOT_NEGATIVE, "9223372036854775807", "", "how far behind the broker's clock a timestamp may be"),
-    topic("message.timestamp.type", TIMESTAMPS, "CreateTime", "log.message.timestamp.type", "whose clock a record's timestamp is"),
-    topic("min.cleanable.dirty.ratio", Kind::Double, "0.5", "", "share of uncompacted bytes at which compaction starts"),
-    topic("min.compaction.lag.ms", NOT_NEGATIVE, "0", "", "shortest a record stays uncompacted"),
-    topic("min.insync.replicas", COUNT, "1", "min.insync.replicas", "accepted up to the replication factor; a majority always has every acknowledged record"),
-    topic("preallocate", Kind::Bool, "false", "", "accepted for compatibility"),
-    topic("retention.bytes", OR_NONE, "-1", "log.retention.bytes", "size of a partition above which its oldest segments go; -1: none"),
-    topic("retention.ms", OR_NONE, "604800000", "log.retention.ms", "age at which a segment goes; -1: none"),
-    topic("segment.bytes", Kind::Int(1048576, i32::MAX as i64), "1073741824", "log.segment.bytes", "size of a segment"),
-    topic("segment.index.bytes", I32, "10485760", "", "accepted for compatibility: indexes grow as needed"),
-    topic("segment.jitter.ms", NOT_NEGATIVE, "0", "", "spread of segment.ms"),
-    topic("segment.ms", POSITIVE, "604800000", "log.roll.ms", "age at which a new segment begins"),
-    topic("unclean.leader.election.enable", Kind::Word(&["false"]), "false", "unclean.leader.election.enable", "only false: a replica without all acknowledged records never leads"),
+    topic(
+        "cleanup.policy",
+        CLEANUP,
+        "delete",
+        "log.cleanup.policy",
+        "delete old segments, compact by key, or both",
+    ),
+    topic(
+        "compression.type",
+        CODECS,
+        "producer",
+        "compression.type",
+        "producer: batches are kept as they come",
+    ),
+    topic(
+        "delete.retention.ms",
+        NOT_NEGATIVE,
+        "86400000",
+        "",
+        "how long compaction keeps tombstones",
+    ),
+    topic(
+        "file.delete.delay.ms",
+        NOT_NEGATIVE,
+        "60000",
+        "",
+        "accepted for compatibility: files are removed at once",
+    ),
+    topic(
+        "flush.messages",
+        POSITIVE,
+        "9223372036854775807",
+        "log.flush.interval.messages",
+        "accepted for compatibility: every acknowledged record is on disk at a majority already",
+    ),
+    topic(
+        "flush.ms",
+        NOT_NEGATIVE,
+        "9223372036854775807",
+        "",
+        "accepted for compatibility, as flush.messages",
+    ),
+    topic(
+        "index.interval.bytes",
+        Kind::Int(0, i32::MAX as i64),
+        "4096",
+        "log.index.interval.bytes",
+        "bytes between two entries of a segment's index",
+    ),
+    topic(
+        "max.compaction.lag.ms",
+        POSITIVE,
+        "9223372036854775807",
+        "",
+        "longest a record stays uncompacted",
+    ),
+    topic(
+        "max.message.bytes",
+        Kind::Int(0, 1 << 29),
+        "1048588",
+        "message.max.bytes",
+        "largest record batch",
+    ),
+    topic(
+        "message.timestamp.after.max.ms",
+        NOT_NEGATIVE,
+        "3600000",
+        "",
+        "how far ahead of the broker's clock a timestamp may be",
+    ),
+    topic(
+        "message.timestamp.before.max.ms",
+        NOT_NEGATIVE,
+        "9223372036854775807",
+        "",
+        "how far behind the broker's clock a timestamp may be",
+    ),
+    topic(
+        "message.timestamp.type",
+        TIMESTAMPS,
+        "CreateTime",
+        "log.message.timestamp.type",
+        "whose clock a record's timestamp is",
+    ),
+    topic(
+        "min.cleanable.dirty.ratio",
+        Kind::Double,
+        "0.5",
+        "",
+        "share of uncompacted bytes at which compaction starts",
+    ),
+    topic(
+        "min.compaction.lag.ms",
+        NOT_NEGATIVE,
+        "0",
+        "",
+        "shortest a record stays uncompacted",
+    ),
+    topic(
+        "min.insync.replicas",
+        COUNT,
+        "1",
+        "min.insync.replicas",
+        "accepted up to the replication factor; a majority always has every acknowledged record",
+    ),
+    topic(
+        "preallocate",
+        Kind::Bool,
+        "false",
+        "",
+        "accepted for compatibility",
+    ),
+    topic(
+        "retention.bytes",
+        OR_NONE,
+        "-1",
+        "log.retention.bytes",
+        "size of a partition above which its oldest segments go; -1: none",
+    ),
+    topic(
+        "retention.ms",
+        OR_NONE,
+        "604800000",
+        "log.retention.ms",
+        "age at which a segment goes; -1: none",
+    ),
+    topic(
+        "segment.bytes",
+        Kind::Int(1048576, i32::MAX as i64),
+        "1073741824",
+        "log.segment.bytes",
+        "size of a segment",
+    ),
+    topic(
+        "segment.index.bytes",
+        I32,
+        "10485760",
+        "",
+        "accepted for compatibility: indexes grow as needed",
+    ),
+    topic(
+        "segment.jitter.ms",
+        NOT_NEGATIVE,
+        "0",
+        "",
+        "spread of segment.ms",
+    ),
+    topic(
+        "segment.ms",
+        POSITIVE,
+        "604800000",
+        "log.roll.ms",
+        "age at which a new segment begins",
+    ),
+    topic(
+        "unclean.leader.election.enable",
+        Kind::Word(&["false"]),
+        "false",
+        "unclean.leader.election.enable",
+        "only false: a replica without all acknowledged records never leads",
+    ),
 ];
 
 /// The broker setting `name`.
@@ -230,7 +595,10 @@ mod tests {
     fn nearest_name_is_found() {
         let names = || BROKER.iter().map(|s| s.name);
         assert_eq!(nearest("brokerid", names()), Some("broker.id"));
-        assert_eq!(nearest("log.segment.byte", names()), Some("log.segment.bytes"));
+        assert_eq!(
+            nearest("log.segment.byte", names()),
+            Some("log.segment.bytes")
+        );
         assert_eq!(nearest("zzz", names()), None);
     }
 }

@@ -103,8 +103,9 @@ pub fn check_topic_settings(settings: &BTreeMap<String, String>) -> Result<(), S
                 .map_or(String::new(), |n| format!("; did you mean {n}?"));
             return Err(format!("Unknown topic config name: {name}{hint}"));
         };
-        check(setting.kind, value)
-            .map_err(|reason| format!("Invalid value {value} for configuration {name}: {reason}"))?;
+        check(setting.kind, value).map_err(|reason| {
+            format!("Invalid value {value} for configuration {name}: {reason}")
+        })?;
     }
     Ok(())
 }

@@ -18,7 +18,14 @@ pub async fn handle(
     for resource in &request.resources {
         let changes = whole_replacement(context, resource);
         let name = resource.resource_name.as_str();
-        let result = apply(context, resource.resource_type, name, changes, request.validate_only).await;
+        let result = apply(
+            context,
+            resource.resource_type,
+            name,
+            changes,
+            request.validate_only,
+        )
+        .await;
         let answer = AlterConfigsResourceResponse::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
@@ -36,7 +43,9 @@ pub async fn handle(
 fn whole_replacement(context: &RequestContext, resource: &AlterConfigsResource) -> Changes {
     let image = context.broker.metadata.load();
     let present = match resource.resource_type {
-        RESOURCE_TOPIC => image.topic(&resource.resource_name).map(|t| t.configs.clone()),
+        RESOURCE_TOPIC => image
+            .topic(&resource.resource_name)
+            .map(|t| t.configs.clone()),
         RESOURCE_BROKER => {
             let id = resource.resource_name.parse().ok().map(BrokerId);
             image.broker_configs.get(&id).cloned()

@@ -154,7 +154,9 @@ async fn write_answers(
         let began = under_way.started.began;
         let api = under_way.started.api;
         let bytes_in = under_way.started.bytes;
-        let answer = AssertUnwindSafe(under_way.started.answer).catch_unwind().await;
+        let answer = AssertUnwindSafe(under_way.started.answer)
+            .catch_unwind()
+            .await;
         let reply = match answer {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => {
@@ -170,7 +172,9 @@ async fn write_answers(
         if let Some(reply) = reply {
             write_all(&mut write, reply.pieces).await?;
         }
-        broker.metrics.request(api, began.elapsed(), bytes_in, bytes_out);
+        broker
+            .metrics
+            .request(api, began.elapsed(), bytes_in, bytes_out);
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! CreateTopics (versions 2 to 7).
 
 use super::{RequestContext, text};
-use crate::config::topic::{TopicSource, effective};
 use crate::config::table::TOPIC;
+use crate::config::topic::{TopicSource, effective};
 use crate::metadata::changes::{NewTopic, Refused, create_topic, plan_topic};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
@@ -25,7 +25,11 @@ pub async fn handle(
     let limit = Duration::from_millis(request.timeout_ms.clamp(0, WAIT_MAX_MS) as u64);
     let mut results = Vec::with_capacity(request.topics.len());
     for (i, asked) in request.topics.iter().enumerate() {
-        let twice = request.topics.iter().enumerate().any(|(j, o)| i != j && o.name == asked.name);
+        let twice = request
+            .topics
+            .iter()
+            .enumerate()
+            .any(|(j, o)| i != j && o.name == asked.name);
         let result = if twice {
             Err(Refused::new(
                 ResponseError::InvalidRequest,
@@ -100,7 +104,10 @@ fn new_topic(asked: &CreatableTopic) -> Result<NewTopic, Refused> {
         let value = config.value.as_ref().ok_or_else(|| {
             Refused::new(
                 ResponseError::InvalidConfig,
-                format!("Null value not supported for topic configs: {}", config.name),
+                format!(
+                    "Null value not supported for topic configs: {}",
+                    config.name
+                ),
             )
         })?;
         configs.insert(config.name.to_string(), value.to_string());
@@ -128,10 +135,15 @@ fn assignments(asked: &CreatableTopic) -> Result<Option<Vec<Vec<BrokerId>>>, Ref
     let sets: BTreeMap<i32, Vec<BrokerId>> = asked
         .assignments
         .iter()
-        .map(|a| (a.partition_index, a.broker_ids.iter().map(|b| BrokerId(b.0)).collect()))
+        .map(|a| {
+            (
+                a.partition_index,
+                a.broker_ids.iter().map(|b| BrokerId(b.0)).collect(),
+            )
+        })
         .collect();
-    let contiguous = sets.len() == asked.assignments.len()
-        && sets.keys().copied().eq(0..sets.len() as i32);
+    let contiguous =
+        sets.len() == asked.assignments.len() && sets.keys().copied().eq(0..sets.len() as i32);
     if !contiguous {
         return Err(Refused::new(
             ResponseError::InvalidReplicaAssignment,

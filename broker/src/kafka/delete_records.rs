@@ -22,7 +22,14 @@ pub async fn handle(
     for asked in request.topics {
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for partition in &asked.partitions {
-            let result = delete(context, &asked.name, partition.partition_index, partition.offset, limit).await;
+            let result = delete(
+                context,
+                &asked.name,
+                partition.partition_index,
+                partition.offset,
+                limit,
+            )
+            .await;
             let answer = DeleteRecordsPartitionResult::default()
                 .with_partition_index(partition.partition_index);
             partitions.push(match result {
@@ -52,7 +59,11 @@ async fn delete(
         find_led(&context.broker, &topic, index, -1)?.partition
     };
     let log = partition.log();
-    let offset = if offset == HIGH_WATERMARK { log.log_end_offset() } else { offset };
+    let offset = if offset == HIGH_WATERMARK {
+        log.log_end_offset()
+    } else {
+        offset
+    };
     if offset < 0 || offset > log.log_end_offset() {
         return Err(ResponseError::OffsetOutOfRange);
     }

@@ -98,7 +98,10 @@ fn describe(context: &RequestContext, image: &MetadataImage, asked: &Asked<'_>) 
             if id != Some(context.broker.id) {
                 return Err((
                     ResponseError::InvalidRequest,
-                    format!("Unexpected broker id, expected {}, but received {name}", context.broker.id),
+                    format!(
+                        "Unexpected broker id, expected {}, but received {name}",
+                        context.broker.id
+                    ),
                 ));
             }
             Ok(BROKER
@@ -134,12 +137,16 @@ fn topic_config(
     );
     if asked.synonyms {
         if source == TopicSource::Topic {
-            described.synonyms.push(synonym(setting.name, &value, source_code(source)));
+            described
+                .synonyms
+                .push(synonym(setting.name, &value, source_code(source)));
         }
         let (below, from) = effective(setting, &Default::default(), config, image);
         if from != TopicSource::Default {
             let name = setting.broker.unwrap_or(setting.name);
-            described.synonyms.push(synonym(name, &below, source_code(from)));
+            described
+                .synonyms
+                .push(synonym(name, &below, source_code(from)));
         }
         let name = setting.broker.unwrap_or(setting.name);
         described.synonyms.push(synonym(
@@ -159,7 +166,11 @@ fn broker_config(
 ) -> DescribeConfigsResourceResult {
     let config = &context.broker.config;
     let dynamic = |id: Option<BrokerId>| {
-        image.broker_configs.get(&id).and_then(|c| c.get(setting.name)).cloned()
+        image
+            .broker_configs
+            .get(&id)
+            .and_then(|c| c.get(setting.name))
+            .cloned()
     };
     let mut layers = Vec::new();
     if let Some(value) = dynamic(Some(context.broker.id)) {
@@ -174,7 +185,15 @@ fn broker_config(
     layers.push((setting.default.to_owned(), 5));
     let (value, source) = layers[0].clone();
     let read_only = setting.scope == Scope::Static;
-    let mut described = entry(setting.name, &value, source, setting.kind, setting.doc, read_only, asked);
+    let mut described = entry(
+        setting.name,
+        &value,
+        source,
+        setting.kind,
+        setting.doc,
+        read_only,
+        asked,
+    );
     if asked.synonyms {
         described.synonyms = layers
             .iter()

@@ -41,9 +41,9 @@ pub async fn handle(
             DescribeTopicPartitionsResponseTopic::default().with_name(shown.clone());
         described.topic_authorized_operations = i32::MIN;
         let Some(topic) = image.topic(&name) else {
-            response.topics.push(
-                described.with_error_code(ResponseError::UnknownTopicOrPartition.code()),
-            );
+            response
+                .topics
+                .push(described.with_error_code(ResponseError::UnknownTopicOrPartition.code()));
             continue;
         };
         let end = topic.partitions.len().min(first + left);
@@ -69,9 +69,11 @@ pub async fn handle(
             })
             .collect();
         left -= end.saturating_sub(first);
-        response
-            .topics
-            .push(described.with_topic_id(topic.id).with_partitions(partitions));
+        response.topics.push(
+            described
+                .with_topic_id(topic.id)
+                .with_partitions(partitions),
+        );
         if end < topic.partitions.len() {
             response.next_cursor = Some(
                 Cursor::default()

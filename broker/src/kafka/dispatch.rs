@@ -29,7 +29,10 @@ pub struct Head {
 }
 
 impl Head {
-    pub fn encode<M: kafka_protocol::protocol::Encodable>(&self, message: &M) -> anyhow::Result<Reply> {
+    pub fn encode<M: kafka_protocol::protocol::Encodable>(
+        &self,
+        message: &M,
+    ) -> anyhow::Result<Reply> {
         Reply::encode(self.api, self.version, self.correlation_id, message)
     }
 }

@@ -116,7 +116,12 @@ impl<'a> Pass<'a> {
         PartitionAnswer::failed(index, error)
     }
 
-    fn read(&mut self, topic: &Topic, asked: &FetchPartition, waiter: &Arc<Notify>) -> PartitionAnswer {
+    fn read(
+        &mut self,
+        topic: &Topic,
+        asked: &FetchPartition,
+        waiter: &Arc<Notify>,
+    ) -> PartitionAnswer {
         let index = asked.partition;
         let found = match find_partition(self.broker, topic, index, asked.current_leader_epoch) {
             Ok(found) => found,

@@ -256,7 +256,10 @@ mod tests {
                 name: TopicName("topic".into()),
                 id: Uuid::from_u128(7),
                 partitions: vec![
-                    partition(0, vec![Bytes::from_static(b"abc"), Bytes::from_static(b"defg")]),
+                    partition(
+                        0,
+                        vec![Bytes::from_static(b"abc"), Bytes::from_static(b"defg")],
+                    ),
                     partition(1, vec![Bytes::from(vec![7; 300])]),
                     diverged,
                 ],

@@ -33,7 +33,14 @@ pub async fn handle(
         let result = match changes(context, resource) {
             Ok(changes) => {
                 let name = resource.resource_name.as_str();
-                apply(context, resource.resource_type, name, changes, request.validate_only).await
+                apply(
+                    context,
+                    resource.resource_type,
+                    name,
+                    changes,
+                    request.validate_only,
+                )
+                .await
             }
             Err(refused) => Err(refused),
         };
@@ -77,7 +84,13 @@ pub async fn apply(
     if validate_only {
         return Ok(());
     }
-    alter_configs(&context.broker, topic, broker, changes.into_iter().collect()).await
+    alter_configs(
+        &context.broker,
+        topic,
+        broker,
+        changes.into_iter().collect(),
+    )
+    .await
 }
 
 fn broker_of(context: &RequestContext, name: &str) -> Result<Option<BrokerId>, Refused> {
@@ -127,8 +140,11 @@ fn check_broker(changes: &Changes) -> Result<(), Refused> {
             ));
         }
         if let Some(value) = value {
-            check(setting.kind, value)
-                .map_err(|m| invalid(format!("Invalid value {value} for configuration {name}: {m}")))?;
+            check(setting.kind, value).map_err(|m| {
+                invalid(format!(
+                    "Invalid value {value} for configuration {name}: {m}"
+                ))
+            })?;
         }
     }
     Ok(())
@@ -148,9 +164,13 @@ fn changes(context: &RequestContext, resource: &AlterConfigsResource) -> Result<
         let new = match (config.config_operation, value) {
             (DELETE, _) => None,
             (SET, Some(value)) => Some(value),
-            (APPEND | SUBTRACT, Some(value)) => {
-                Some(list_change(context, resource, &name, &value, config.config_operation)?)
-            }
+            (APPEND | SUBTRACT, Some(value)) => Some(list_change(
+                context,
+                resource,
+                &name,
+                &value,
+                config.config_operation,
+            )?),
             (SET | APPEND | SUBTRACT, None) => {
                 return Err(Refused::new(
                     ResponseError::InvalidConfig,
@@ -178,13 +198,21 @@ fn list_change(
     operation: i8,
 ) -> Result<String, Refused> {
     let image = context.broker.metadata.load();
-    let present = match (resource.resource_type, topic_setting(name), broker_setting(name)) {
+    let present = match (
+        resource.resource_type,
+        topic_setting(name),
+        broker_setting(name),
+    ) {
         (RESOURCE_TOPIC, Some(setting), _) if matches!(setting.kind, Kind::Words(_)) => image
             .topic(&resource.resource_name)
             .map(|t| effective(setting, &t.configs, &context.broker.config, &image).0),
         (RESOURCE_BROKER, _, Some(setting)) if matches!(setting.kind, Kind::Words(_)) => {
             let id = resource.resource_name.parse().ok().map(BrokerId);
-            let set = image.broker_configs.get(&id).and_then(|c| c.get(name)).cloned();
+            let set = image
+                .broker_configs
+                .get(&id)
+                .and_then(|c| c.get(name))
+                .cloned();
             Some(set.unwrap_or_else(|| setting.default.to_owned()))
         }
         _ => {

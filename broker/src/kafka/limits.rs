@@ -25,7 +25,11 @@ struct Counts {
 }
 
 impl Limits {
-    pub fn new(connections_max: usize, per_address_max: usize, request_bytes: usize) -> Arc<Limits> {
+    pub fn new(
+        connections_max: usize,
+        per_address_max: usize,
+        request_bytes: usize,
+    ) -> Arc<Limits> {
         let budget_permits = (request_bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
         Arc::new(Limits {
             connections_max,

@@ -84,7 +84,11 @@ async fn create_missing(broker: &Broker, asked: &[MetadataRequestTopic]) {
     }
 }
 
-fn answer(broker: &Broker, image: &MetadataImage, asked: &MetadataRequestTopic) -> MetadataResponseTopic {
+fn answer(
+    broker: &Broker,
+    image: &MetadataImage,
+    asked: &MetadataRequestTopic,
+) -> MetadataResponseTopic {
     let unknown = |error: ResponseError| {
         MetadataResponseTopic::default()
             .with_error_code(error.code())
@@ -95,7 +99,9 @@ fn answer(broker: &Broker, image: &MetadataImage, asked: &MetadataRequestTopic) 
     match &asked.name {
         Some(name) => match image.topic(name) {
             Some(topic) => describe(broker, topic),
-            None if check_topic_name(name).is_err() => unknown(ResponseError::InvalidTopicException),
+            None if check_topic_name(name).is_err() => {
+                unknown(ResponseError::InvalidTopicException)
+            }
             None => unknown(ResponseError::UnknownTopicOrPartition),
         },
         None => match image.topic_by_id(asked.topic_id) {

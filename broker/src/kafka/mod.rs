@@ -60,11 +60,7 @@ struct Found {
 }
 
 /// The topic a request names, by id where the version has ids.
-fn find_topic(
-    image: &MetadataImage,
-    name: &str,
-    id: Uuid,
-) -> Result<Arc<Topic>, ResponseError> {
+fn find_topic(image: &MetadataImage, name: &str, id: Uuid) -> Result<Arc<Topic>, ResponseError> {
     if id.is_nil() {
         image
             .topic(name)

@@ -17,7 +17,7 @@ use kafka_protocol::messages::{BrokerId, ProduceResponse as Response};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tidelog_replication::{ProposeError, Proposal};
+use tidelog_replication::{Proposal, ProposeError};
 use tidelog_storage::batch::{self, BatchError, BatchHeader};
 use tidelog_storage::log::ProducerRejection;
 
@@ -78,7 +78,9 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
                 .into_iter()
                 .map(|p| {
                     let checked = match (&topic, &config) {
-                        _ if !matches!(acks, -1..=1) => Err(ResponseError::InvalidRequiredAcks.into()),
+                        _ if !matches!(acks, -1..=1) => {
+                            Err(ResponseError::InvalidRequiredAcks.into())
+                        }
                         _ if transactional => Err(refuse(
                             ResponseError::TransactionalIdAuthorizationFailed,
                             "this broker has no transactions yet",
@@ -175,7 +177,10 @@ fn check_contents(
         {
             return Err(refuse(
                 ResponseError::InvalidTimestamp,
-                format!("timestamp {} is too far from the broker's clock", header.max_timestamp),
+                format!(
+                    "timestamp {} is too far from the broker's clock",
+                    header.max_timestamp
+                ),
             ));
         }
     }

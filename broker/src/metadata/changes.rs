@@ -64,7 +64,10 @@ pub async fn propose(broker: &Broker, command: Command) -> Result<Reply, Refused
             other => Refused::new(ResponseError::RequestTimedOut, other.to_string()),
         })?;
     let reply = Reply::decode(&reply[..]).map_err(|e| {
-        Refused::new(ResponseError::UnknownServerError, format!("metadata reply: {e}"))
+        Refused::new(
+            ResponseError::UnknownServerError,
+            format!("metadata reply: {e}"),
+        )
     })?;
     let error = match reply.refusal() {
         Refusal::None => return Ok(reply),
@@ -181,7 +184,9 @@ fn check_assignments(brokers: &[BrokerId], sets: &[Vec<BrokerId>]) -> Result<(),
                 return Err(invalid(format!("broker {id} is not registered")));
             }
             if set[..i].contains(id) {
-                return Err(invalid(format!("partition {partition} names broker {id} twice")));
+                return Err(invalid(format!(
+                    "partition {partition} names broker {id} twice"
+                )));
             }
         }
     }
@@ -255,7 +260,9 @@ pub async fn create_partitions(
     if wanted <= present {
         return Err(Refused::new(
             ResponseError::InvalidPartitions,
-            format!("Topic currently has {present} partitions, which is not lower than the requested {wanted}."),
+            format!(
+                "Topic currently has {present} partitions, which is not lower than the requested {wanted}."
+            ),
         ));
     }
     let new = wanted - present;
@@ -264,7 +271,10 @@ pub async fn create_partitions(
             if sets.len() != new {
                 return Err(Refused::new(
                     ResponseError::InvalidReplicaAssignment,
-                    format!("{new} partitions are added, {} assignments are given", sets.len()),
+                    format!(
+                        "{new} partitions are added, {} assignments are given",
+                        sets.len()
+                    ),
                 ));
             }
             check_assignments(&image.brokers.keys().copied().collect::<Vec<_>>(), &sets)?;

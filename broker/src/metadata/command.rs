@@ -287,7 +287,11 @@ impl Snapshot {
         MetadataImage {
             applied_index: self.applied_index,
             cluster_id: self.cluster_id.clone(),
-            brokers: self.brokers.iter().map(|b| (BrokerId(b.id), b.meta())).collect(),
+            brokers: self
+                .brokers
+                .iter()
+                .map(|b| (BrokerId(b.id), b.meta()))
+                .collect(),
             topic_names: topics.values().map(|t| (t.id, t.name.clone())).collect(),
             topics,
             broker_configs: self

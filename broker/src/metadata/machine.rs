@@ -46,7 +46,10 @@ impl MetadataMachine for Machine {
     fn apply(&mut self, index: u64, command: &[u8]) -> Bytes {
         let reply = match Envelope::decode(command) {
             Ok(envelope) => apply(&mut self.image, envelope),
-            Err(error) => refused(Refusal::UnsupportedVersion, format!("not a command: {error}")),
+            Err(error) => refused(
+                Refusal::UnsupportedVersion,
+                format!("not a command: {error}"),
+            ),
         };
         self.image.applied_index = index;
         self.publish();
@@ -140,7 +143,10 @@ fn create_topic(image: &mut MetadataImage, command: &TopicRecord) -> Reply {
     if let Some(clash) = image.topics.keys().find(|t| t.replace('.', "_") == folded) {
         return refused(
             Refusal::InvalidTopic,
-            format!("Topic '{}' collides with existing topic: {clash}", command.name),
+            format!(
+                "Topic '{}' collides with existing topic: {clash}",
+                command.name
+            ),
         );
     }
     let mut topic = command.topic();
@@ -205,8 +211,13 @@ fn alter_configs(image: &mut MetadataImage, command: AlterConfigs) -> Reply {
         }
         None => {
             let broker = command.broker.map(BrokerId);
-            change(image.broker_configs.entry(broker).or_default(), command.changes);
-            image.broker_configs.retain(|_, configs| !configs.is_empty());
+            change(
+                image.broker_configs.entry(broker).or_default(),
+                command.changes,
+            );
+            image
+                .broker_configs
+                .retain(|_, configs| !configs.is_empty());
         }
     }
     Reply::default()

@@ -49,7 +49,10 @@ pub fn place(
 fn alternate_racks(image: &MetadataImage) -> Vec<BrokerId> {
     let mut racks: std::collections::BTreeMap<Option<&str>, Vec<BrokerId>> = Default::default();
     for broker in image.brokers.values() {
-        racks.entry(broker.rack.as_deref()).or_default().push(broker.id);
+        racks
+            .entry(broker.rack.as_deref())
+            .or_default()
+            .push(broker.id);
     }
     let longest = racks.values().map(Vec::len).max().unwrap_or(0);
     (0..longest)

@@ -37,7 +37,11 @@ pub async fn run(
             failed |= !open_topic(&broker, topic, &config, &mut opened, &mut configs).await;
         }
         broker.opened_index.store(
-            if failed { 0 } else { image.applied_index.max(1) },
+            if failed {
+                0
+            } else {
+                image.applied_index.max(1)
+            },
             Ordering::Release,
         );
         let retry = async {
@@ -139,7 +143,10 @@ async fn remove(broker: &Broker, group: GroupId, folder: &str, image: &MetadataI
 /// Applies retention and rolls old segments until `stop`; leaders decide, all replicas follow.
 pub async fn retention(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     let pause = Duration::from_millis(
-        broker.config.int("log.retention.check.interval.ms").unsigned_abs(),
+        broker
+            .config
+            .int("log.retention.check.interval.ms")
+            .unsigned_abs(),
     );
     loop {
         tokio::select! {
@@ -155,12 +162,19 @@ pub async fn retention(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
                     continue;
                 };
                 replica.log().maybe_roll(now);
-                if !config.delete || !matches!(replica.role(), tidelog_replication::Role::Leader { ready: true, .. }) {
+                if !config.delete
+                    || !matches!(
+                        replica.role(),
+                        tidelog_replication::Role::Leader { ready: true, .. }
+                    )
+                {
                     continue;
                 }
-                let start = replica
-                    .log()
-                    .retention_candidate(now, config.retention_ms, config.retention_bytes);
+                let start = replica.log().retention_candidate(
+                    now,
+                    config.retention_ms,
+                    config.retention_bytes,
+                );
                 if let Some(start) = start {
                     let _ = replica.propose_log_start(start).await;
                 }

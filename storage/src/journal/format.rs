@@ -1,8 +1,9 @@
 //! Bytes of the journal: file header, batch header, records.
 //!
 //! A file is a 4 KiB header block and then batches, each beginning on a 4 KiB boundary. One batch is
-//! one sync. Batch checksums are chained, and batch numbers go on over all files, so the bytes a
-//! recycled file still holds are never taken for its own.
+//! one sync. Each batch names its file's sequence number, which is never used twice, and batch numbers
+//! go on over all files: the bytes a recycled file still holds are never taken for its own, and a
+//! batch that is gone leaves a gap.
 
 use super::{EntryRecord, Record};
 use crate::ids::GroupId;
@@ -84,6 +85,30 @@ impl BatchHead {
             crc: u32_at(32)?,
         };
         (head.payload_bytes <= PAYLOAD_MAX).then_some(head)
+    }
+}
+
+impl BatchHead {
+    /// Whether `bytes` were written as the head of a batch of file `file` newer than `last`, even if
+    /// some bits have changed since: with the checksum broken, the magic and the file's number, 96
+    /// bits, still agree but for one damaged byte.
+    pub fn was_meant(bytes: &[u8], file: u64, last: u64) -> bool {
+        if let Some(head) = BatchHead::parse(bytes) {
+            return head.file == file && head.batch > last;
+        }
+        let mut expected = [0; 12];
+        expected[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
+        expected[4..].copy_from_slice(&file.to_le_bytes());
+        // An older file's head, whose number differs in a byte, is still whole and is not meant.
+        let checksum_of_another = bytes
+            .get(..BATCH_HEADER)
+            .is_some_and(|b| b[36..40] == crc32fast::hash(&b[..36]).to_le_bytes());
+        let different = bytes
+            .iter()
+            .zip(expected)
+            .filter(|(a, b)| **a != *b)
+            .count();
+        bytes.len() >= BATCH_HEADER && !checksum_of_another && different <= 1
     }
 }
 

@@ -174,11 +174,15 @@ impl Journal {
         Ok((journal, recovered))
     }
 
-    /// Queues records; `done` runs when they are durable. Never waits.
+    /// Queues records; `done` runs when they are durable. Never waits. A closed journal takes
+    /// nothing: the records and `done` are dropped.
     pub fn submit(&self, records: Vec<Record>, done: Option<Completion>) {
         let bytes = records.iter().map(format::record_bytes).sum();
         let wake = {
             let mut queue = self.shared.queue.lock();
+            if queue.closed {
+                return;
+            }
             queue.bytes += bytes as u64;
             queue.waiting.push(Submission {
                 records,

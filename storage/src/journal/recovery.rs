@@ -104,13 +104,12 @@ pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
     for (sequence, path) in files {
         let bytes = std::fs::read(&path).map_err(|e| StorageError::io(&path, e))?;
         position.next_file = position.next_file.max(sequence + 1);
-        let scan = scan(
-            &bytes,
+        let source = Source {
+            bytes: &bytes,
+            path: &path,
             sequence,
-            replay.last_batch,
-            &mut replay,
-            broken.is_some(),
-        );
+        };
+        let scan = scan(source, replay.last_batch, &mut replay, broken.is_some());
         if scan.found_after_break || (broken.is_some() && scan.batches > 0) {
             // Valid batches follow an unreadable place, in this file or an earlier one.
             let damage = broken.take().unwrap_or(JournalDamage {
@@ -130,6 +129,7 @@ pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
         }
         position.files.push((sequence, path));
     }
+    replay.end();
     if let Some(torn) = &broken
         && replay.damage.is_none()
     {
@@ -165,7 +165,13 @@ fn wipe(torn: &JournalDamage) -> Result<(), StorageError> {
 pub fn read_journal_bytes(bytes: &[u8]) -> Recovered {
     let mut replay = Replay::default();
     let sequence = parse_file_header(bytes.get(..BLOCK).unwrap_or_default()).unwrap_or(0);
-    let scan = scan(bytes, sequence, 0, &mut replay, false);
+    let source = Source {
+        bytes,
+        path: Path::new(""),
+        sequence,
+    };
+    let scan = scan(source, 0, &mut replay, false);
+    replay.end();
     if scan.found_after_break {
         replay.damage.get_or_insert(JournalDamage {
             file: PathBuf::new(),
@@ -187,14 +193,29 @@ struct Scan {
     found_after_break: bool,
 }
 
-/// Reads one file's batches into `replay`, or only looks for them when `look_only`.
-fn scan(
-    bytes: &[u8],
+/// One file's bytes.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    bytes: &'a [u8],
+    path: &'a Path,
     sequence: u64,
-    last_batch: u64,
-    replay: &mut Replay,
-    look_only: bool,
-) -> Scan {
+}
+
+impl Source<'_> {
+    fn damage(&self, at: usize, reason: String) -> JournalDamage {
+        JournalDamage {
+            file: self.path.to_owned(),
+            position: at as u64,
+            reason,
+        }
+    }
+}
+
+/// Reads one file's batches into `replay`, or only looks for them when `look_only`.
+fn scan(source: Source<'_>, last_batch: u64, replay: &mut Replay, look_only: bool) -> Scan {
+    let Source {
+        bytes, sequence, ..
+    } = source;
     let mut result = Scan::default();
     if parse_file_header(bytes.get(..BLOCK).unwrap_or_default()) != Some(sequence) {
         result.broken_at = Some(0);
@@ -208,26 +229,20 @@ fn scan(
         last = head.batch;
         if !look_only {
             if last_batch_missing(replay.last_batch, head.batch) {
-                replay.damage.get_or_insert(JournalDamage {
-                    file: PathBuf::from(format!("{sequence:020}.{SUFFIX}")),
-                    position: at as u64,
-                    reason: format!(
-                        "batches between {} and {} are missing",
-                        replay.last_batch, head.batch
-                    ),
+                let (from, to) = (replay.last_batch, head.batch);
+                replay.damage.get_or_insert_with(|| {
+                    source.damage(at, format!("batches between {from} and {to} are missing"))
                 });
             }
             replay.last_batch = head.batch;
-            replay.apply(payload, sequence, at);
+            replay.apply(payload, source, at);
         }
         at += blocks(BATCH_HEADER + payload.len());
     }
     if at < bytes.len() {
         // The rest is what a recycled file held before, or zeros, or a torn batch.
         result.found_after_break = later_batch(bytes, at, sequence, last);
-        let torn =
-            BatchHead::parse(&bytes[at..]).is_some_and(|h| h.file == sequence && h.batch > last);
-        if torn || result.found_after_break {
+        if result.found_after_break || BatchHead::was_meant(&bytes[at..], sequence, last) {
             result.broken_at = Some(at as u64);
         }
     }
@@ -264,31 +279,52 @@ struct Replay {
     groups: BTreeMap<GroupId, RecoveredGroup>,
     damage: Option<JournalDamage>,
     last_batch: u64,
+    /// Groups whose first entries lay in files that are recycled, and where that shows. Files are
+    /// recycled once every group has a checkpoint, so one follows for each of these.
+    headless: BTreeMap<GroupId, JournalDamage>,
 }
 
 impl Replay {
-    fn apply(&mut self, payload: &[u8], sequence: u64, at: usize) {
+    fn apply(&mut self, payload: &[u8], source: Source<'_>, at: usize) {
         let mut reader = RecordReader::new(payload);
         while !reader.is_empty() {
             let applied = match reader.next_record() {
-                Some(record) => self.apply_record(record),
+                Some(record) => self.apply_record(record, source, at),
                 None => Err("a record in a valid batch is malformed".to_owned()),
             };
             if let Err(reason) = applied {
-                self.damage.get_or_insert(JournalDamage {
-                    file: PathBuf::from(format!("{sequence:020}.{SUFFIX}")),
-                    position: at as u64,
-                    reason,
-                });
+                self.damage.get_or_insert_with(|| source.damage(at, reason));
                 return;
             }
         }
     }
 
-    fn apply_record(&mut self, record: Record) -> Result<(), String> {
+    /// After the last file: a group still without its beginning has lost it.
+    fn end(&mut self) {
+        if let Some((_, damage)) = self.headless.pop_first() {
+            self.damage.get_or_insert(damage);
+        }
+    }
+
+    fn apply_record(
+        &mut self,
+        record: Record,
+        source: Source<'_>,
+        at: usize,
+    ) -> Result<(), String> {
         match record {
             Record::Entry { group, entry } => {
-                self.groups.entry(group).or_default().push(group, entry)
+                let state = self.groups.entry(group).or_default();
+                if state.is_headless_with(&entry) {
+                    let reason = format!(
+                        "group {} begins with entry {} and has no checkpoint",
+                        group.0, entry.index
+                    );
+                    self.headless
+                        .entry(group)
+                        .or_insert_with(|| source.damage(at, reason));
+                }
+                state.push(group, entry)
             }
             Record::Vote { group, vote } => {
                 self.groups.entry(group).or_default().vote = Some(vote);
@@ -307,6 +343,7 @@ impl Replay {
                 applied,
                 state,
             } => {
+                self.headless.remove(&group);
                 let group = self.groups.entry(group).or_default();
                 *group = RecoveredGroup {
                     vote,
@@ -323,6 +360,7 @@ impl Replay {
                 Ok(())
             }
             Record::Remove { group } => {
+                self.headless.remove(&group);
                 self.groups.remove(&group);
                 Ok(())
             }
@@ -331,24 +369,21 @@ impl Replay {
 }
 
 impl RecoveredGroup {
+    /// Whether `entry` is the first known of a log that begins earlier. Raft starts at 0.
+    fn is_headless_with(&self, entry: &EntryRecord) -> bool {
+        self.entries.is_empty() && self.applied.is_none() && entry.index > 0
+    }
+
     fn push(&mut self, group: GroupId, entry: EntryRecord) -> Result<(), String> {
-        let next = self
-            .entries
-            .last()
-            .map(|e| e.index + 1)
-            .or(self.applied.map(|(index, _)| index + 1));
-        match next {
-            // A group's very first entry: Raft starts at 0.
-            None if entry.index == 0 => {}
-            Some(next) if next == entry.index => {}
-            _ => {
-                return Err(format!(
-                    "group {} has entry {} where {} is due",
-                    group.0,
-                    entry.index,
-                    next.unwrap_or(0)
-                ));
-            }
+        let last = self.entries.last().map(|e| e.index);
+        let due = last.or(self.applied.map(|(index, _)| index));
+        if let Some(due) = due
+            && due.checked_add(1) != Some(entry.index)
+        {
+            return Err(format!(
+                "group {} has entry {} after entry {due}",
+                group.0, entry.index
+            ));
         }
         self.entries.push(entry);
         Ok(())

@@ -27,7 +27,10 @@ fn topic(name: &str, partitions: usize) -> TopicRecord {
 #[test]
 fn a_second_create_is_refused_and_changes_nothing() {
     let mut image = MetadataImage::default();
-    assert_eq!(apply(&mut image, envelope(Command::CreateTopic(topic("a.b", 2)))).refusal, 0);
+    assert_eq!(
+        apply(&mut image, envelope(Command::CreateTopic(topic("a.b", 2)))).refusal,
+        0
+    );
     let before = image.clone();
     let reply = apply(&mut image, envelope(Command::CreateTopic(topic("a.b", 1))));
     assert_eq!(reply.refusal(), Refusal::TopicAlreadyExists);
@@ -42,9 +45,16 @@ fn groups_and_producer_ids_are_never_used_twice() {
     let first = topic("a", 3);
     let id = first.id.clone();
     apply(&mut image, envelope(Command::CreateTopic(first)));
-    apply(&mut image, envelope(Command::DeleteTopic(DeleteTopic { id })));
+    apply(
+        &mut image,
+        envelope(Command::DeleteTopic(DeleteTopic { id })),
+    );
     apply(&mut image, envelope(Command::CreateTopic(topic("a", 3))));
-    let live: Vec<_> = image.topics["a"].partitions.iter().map(|p| p.group).collect();
+    let live: Vec<_> = image.topics["a"]
+        .partitions
+        .iter()
+        .map(|p| p.group)
+        .collect();
     assert!(live.iter().all(|g| !image.deleted.contains_key(g)));
     let allocate = |image: &mut MetadataImage| {
         let command = Command::AllocateProducerIds(AllocateProducerIds { count: 10 });
@@ -63,8 +73,22 @@ fn another_incarnation_is_refused() {
         cluster_id: "c".to_owned(),
         ..Default::default()
     };
-    assert_eq!(apply(&mut image, envelope(Command::RegisterBroker(broker.clone()))).refusal, 0);
-    assert_eq!(apply(&mut image, envelope(Command::RegisterBroker(broker.clone()))).refusal, 0);
+    assert_eq!(
+        apply(
+            &mut image,
+            envelope(Command::RegisterBroker(broker.clone()))
+        )
+        .refusal,
+        0
+    );
+    assert_eq!(
+        apply(
+            &mut image,
+            envelope(Command::RegisterBroker(broker.clone()))
+        )
+        .refusal,
+        0
+    );
     broker.incarnation = Uuid::new_v4().as_bytes().to_vec();
     let reply = apply(&mut image, envelope(Command::RegisterBroker(broker)));
     assert_eq!(reply.refusal(), Refusal::DuplicateBroker);
@@ -73,7 +97,13 @@ fn another_incarnation_is_refused() {
 #[test]
 fn an_unknown_version_is_refused() {
     let mut image = MetadataImage::default();
-    let reply = apply(&mut image, Envelope { version: 99, command: None });
+    let reply = apply(
+        &mut image,
+        Envelope {
+            version: 99,
+            command: None,
+        },
+    );
     assert_eq!(reply.refusal(), Refusal::UnsupportedVersion);
 }
 
@@ -89,12 +119,19 @@ fn command() -> impl Strategy<Value = Command> {
             Command::AlterConfigs(AlterConfigs {
                 topic: Some(topic),
                 broker: None,
-                changes: vec![ConfigChange { name: "retention.ms".to_owned(), value }],
+                changes: vec![ConfigChange {
+                    name: "retention.ms".to_owned(),
+                    value,
+                }],
             })
         }),
         (1_u32..5).prop_map(|count| Command::AllocateProducerIds(AllocateProducerIds { count })),
         (1_i32..4, any::<[u8; 16]>()).prop_map(|(id, inc)| {
-            Command::RegisterBroker(RegisterBroker { id, incarnation: inc.to_vec(), ..Default::default() })
+            Command::RegisterBroker(RegisterBroker {
+                id,
+                incarnation: inc.to_vec(),
+                ..Default::default()
+            })
         }),
     ]
 }
