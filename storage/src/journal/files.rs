@@ -44,6 +44,9 @@ pub struct FileSet {
     dir: PathBuf,
     file_bytes: u64,
     direct_io: bool,
+    /// Held while a file is made: a writer in need waits for the one under way, because sequence
+    /// numbers must go up in the order in which the files are written.
+    making: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -56,6 +59,7 @@ impl FileSet {
             dir: config.dir.clone(),
             file_bytes: config.file_bytes.max(16 * BLOCK as u64),
             direct_io: config.direct_io,
+            making: Mutex::default(),
             state: Mutex::new(State {
                 used: position.files.clone(),
                 next_sequence: position.next_file,
@@ -77,11 +81,18 @@ impl FileSet {
         let mut state = self.state.lock();
         for entry in std::fs::read_dir(&self.dir).map_err(|e| StorageError::io(&self.dir, e))? {
             let path = entry.map_err(|e| StorageError::io(&self.dir, e))?.path();
-            if path.extension().is_some_and(|e| e == "spare") {
-                state.spares.push(path);
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("spare") => state.spares.push(path),
+                // A crash came while it was made.
+                Some("new") => {
+                    let _ = std::fs::remove_file(path);
+                }
+                _ => {}
             }
         }
-        state.next_spare = state.spares.len() as u64;
+        let number = |p: &PathBuf| p.file_stem()?.to_str()?.parse::<u64>().ok();
+        let last = state.spares.iter().filter_map(number).max();
+        state.next_spare = last.map_or(0, |n| n + 1);
         let kept = state.spares.len().min(SPARES_MAX);
         for spare in state.spares.split_off(kept) {
             let _ = std::fs::remove_file(spare);
@@ -96,6 +107,7 @@ impl FileSet {
     /// The next file: the prepared one when it fits, otherwise one made now. `needed` is the bytes
     /// of the batch that did not fit the last one.
     pub fn next(&self, needed: u64) -> io::Result<ActiveFile> {
+        let _making = self.making.lock();
         let prepared = self.state.lock().prepared.take();
         let next = match prepared {
             Some(file) if file.bytes - file.position >= needed => file,
@@ -116,6 +128,7 @@ impl FileSet {
 
     /// Makes the next file ready before it is needed.
     fn prepare(&self) -> io::Result<()> {
+        let _making = self.making.lock();
         if self.state.lock().prepared.is_some() {
             return Ok(());
         }
@@ -287,7 +300,10 @@ pub fn keep(journal: &Journal, checkpointer: &dyn Checkpointer) {
         if due {
             let active = shared.files.active();
             checkpointer.checkpoint(journal);
-            journal.sync_barrier();
+            // When the journal was closed meanwhile, checkpoints may be missing: keep everything.
+            if !journal.sync_barrier() {
+                return;
+            }
             if let Err(error) = shared.files.recycle(active) {
                 tracing::warn!("cannot recycle journal files: {error}");
             }

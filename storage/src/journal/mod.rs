@@ -211,8 +211,9 @@ impl Journal {
         }
     }
 
-    /// Blocks until everything submitted before is durable.
-    pub fn sync_barrier(&self) {
+    /// Blocks until everything submitted before is durable; false when the journal was closed before
+    /// this call and nothing can be said.
+    pub fn sync_barrier(&self) -> bool {
         let (done, durable) = std::sync::mpsc::channel();
         self.submit(
             Vec::new(),
@@ -220,8 +221,7 @@ impl Journal {
                 let _ = done.send(());
             })),
         );
-        // An error means the journal is closed: nothing is left to wait for.
-        let _ = durable.recv();
+        durable.recv().is_ok()
     }
 
     /// Bytes submitted and not yet durable.

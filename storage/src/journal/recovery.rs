@@ -100,7 +100,8 @@ pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
         next_batch: 1,
         files: Vec::new(),
     };
-    let mut broken: Option<JournalDamage> = None;
+    // Places from which on a file is unreadable, with no valid batch after any of them so far.
+    let mut broken: Vec<JournalDamage> = Vec::new();
     for (sequence, path) in files {
         let bytes = std::fs::read(&path).map_err(|e| StorageError::io(&path, e))?;
         position.next_file = position.next_file.max(sequence + 1);
@@ -109,19 +110,18 @@ pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
             path: &path,
             sequence,
         };
-        let scan = scan(source, replay.last_batch, &mut replay, broken.is_some());
-        if scan.found_after_break || (broken.is_some() && scan.batches > 0) {
+        let look_only = !broken.is_empty();
+        let scan = scan(source, replay.last_batch, &mut replay, look_only);
+        if scan.found_after_break || (look_only && scan.batches > 0) {
             // Valid batches follow an unreadable place, in this file or an earlier one.
-            let damage = broken.take().unwrap_or(JournalDamage {
+            let damage = broken.drain(..).next().unwrap_or(JournalDamage {
                 file: path.clone(),
                 position: scan.broken_at.unwrap_or(0),
                 reason: "a batch is unreadable, valid ones follow it".to_owned(),
             });
             replay.damage.get_or_insert(damage);
-        } else if let Some(at) = scan.broken_at
-            && broken.is_none()
-        {
-            broken = Some(JournalDamage {
+        } else if let Some(at) = scan.broken_at {
+            broken.push(JournalDamage {
                 file: path.clone(),
                 position: at,
                 reason: "a batch is unreadable, a later file has valid ones".to_owned(),
@@ -130,15 +130,18 @@ pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
         position.files.push((sequence, path));
     }
     replay.end();
-    if let Some(torn) = &broken
-        && replay.damage.is_none()
-    {
-        tracing::info!(
-            "journal ends with an unfinished batch in {} at byte {}: cut",
-            torn.file.display(),
-            torn.position
-        );
-        wipe(torn)?;
+    if replay.damage.is_none() {
+        for torn in &broken {
+            tracing::info!(
+                "journal ends with an unfinished batch in {} at byte {}: cut",
+                torn.file.display(),
+                torn.position
+            );
+            wipe(torn)?;
+            if torn.position == 0 {
+                position.files.retain(|(_, path)| *path != torn.file);
+            }
+        }
     }
     position.next_batch = replay.last_batch + RESTART_GAP;
     Ok((
@@ -151,9 +154,13 @@ pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
 }
 
 /// Removes the header of an unfinished batch, so that it is not taken for damage once later files
-/// exist. Its block never held acknowledged bytes.
+/// exist. Its block never held acknowledged bytes. A file without a header of its own holds none at
+/// all and is removed.
 fn wipe(torn: &JournalDamage) -> Result<(), StorageError> {
     let clear = || -> std::io::Result<()> {
+        if torn.position == 0 {
+            return std::fs::remove_file(&torn.file);
+        }
         let file = std::fs::OpenOptions::new().write(true).open(&torn.file)?;
         file.write_all_at(&[0; BLOCK], torn.position)?;
         file.sync_data()
