@@ -65,6 +65,8 @@ pub async fn handle(
                     .with_leader_epoch(state.epoch)
                     .with_replica_nodes(state.replicas)
                     .with_isr_nodes(state.in_sync)
+                    .with_eligible_leader_replicas(Some(Vec::new()))
+                    .with_last_known_elr(Some(Vec::new()))
                     .with_offline_replicas(state.offline)
             })
             .collect();

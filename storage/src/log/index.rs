@@ -9,7 +9,6 @@ use super::segment::file_name;
 use crate::error::StorageError;
 use crate::ids::Offset;
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -154,8 +153,8 @@ impl SegmentIndex {
         after.checked_sub(1).map_or(0, |i| self.times[i].relative)
     }
 
-    /// Writes entries not yet on disk and syncs the files.
-    pub fn persist(&mut self) -> Result<(), StorageError> {
+    /// Writes entries not yet in the files, and syncs the files if asked to.
+    pub fn persist(&mut self, sync: bool) -> Result<(), StorageError> {
         let mut bytes = Vec::new();
         for entry in &self.offsets[self.persisted_offsets..] {
             bytes.extend_from_slice(&entry.relative.to_be_bytes());
@@ -165,6 +164,7 @@ impl SegmentIndex {
             &self.offset_path,
             &bytes,
             self.persisted_offsets * OFFSET_ENTRY_BYTES,
+            sync,
         )?;
         self.persisted_offsets = self.offsets.len();
         bytes.clear();
@@ -176,6 +176,7 @@ impl SegmentIndex {
             &self.time_path,
             &bytes,
             self.persisted_times * TIME_ENTRY_BYTES,
+            sync,
         )?;
         self.persisted_times = self.times.len();
         Ok(())
@@ -193,20 +194,16 @@ fn read_file(path: &Path) -> Result<Vec<u8>, StorageError> {
     }
 }
 
-/// Writes at `at`, cutting what lay behind; at 0 the file is made anew.
-fn append(path: &Path, bytes: &[u8], at: usize) -> Result<(), StorageError> {
+/// Writes at `at`; at 0 the file is made anew.
+fn append(path: &Path, bytes: &[u8], at: usize, sync: bool) -> Result<(), StorageError> {
     let write = || -> std::io::Result<()> {
-        if at == 0 {
-            let mut file = std::fs::File::create(path)?;
-            file.write_all(bytes)?;
-            return file.sync_data();
-        }
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let file = OpenOptions::new().write(true).open(path)?;
+        let file = if at == 0 {
+            std::fs::File::create(path)?
+        } else {
+            OpenOptions::new().write(true).open(path)?
+        };
         file.write_all_at(bytes, at as u64)?;
-        file.sync_data()
+        if sync { file.sync_data() } else { Ok(()) }
     };
     write().map_err(|e| StorageError::io(path, e))
 }

@@ -304,13 +304,18 @@ impl Segment {
         let file = self.file()?;
         file.sync_data()
             .map_err(|e| StorageError::io(&self.path, e))?;
-        self.index.write().persist()
+        self.index.write().persist(true)
     }
 
-    /// Ends writing: the last timestamp goes into the time index, as in Kafka.
+    /// Ends writing: the last timestamp goes into the time index, as in Kafka, and the index files
+    /// are there for whoever looks at the closed segment. They are synced with the segment.
     pub fn seal(&self) {
-        self.index.write().seal();
+        let mut index = self.index.write();
+        index.seal();
         self.dirty.store(true, Ordering::Release);
+        if let Err(error) = index.persist(false) {
+            tracing::debug!("index of a closed segment, tried again with its sync: {error}");
+        }
     }
 
     /// Removes the files. Readers that still hold a mapping keep their bytes.
