@@ -27,6 +27,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+/// Most files a start should have to read.
+const FILES_TO_REPLAY: u64 = 2;
+
 /// How the journal is kept.
 #[derive(Debug, Clone)]
 pub struct JournalConfig {
@@ -196,8 +199,11 @@ impl Journal {
         }
     }
 
-    /// Starts the thread that checkpoints after each full file and recycles the older ones.
+    /// Starts the thread that checkpoints after each full file and recycles the older ones. The
+    /// checkpointer must know every recovered group by now.
     pub fn start_checkpoints(&self, checkpointer: Arc<dyn Checkpointer>) {
+        // Each start begins a new file: give up those that many short runs have left.
+        self.shared.rolled.lock().due |= self.shared.files.count() > FILES_TO_REPLAY;
         let journal = self.clone();
         let thread = std::thread::Builder::new()
             .name("journal-files".to_owned())

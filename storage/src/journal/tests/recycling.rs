@@ -234,3 +234,23 @@ fn a_fast_writer_and_slow_checkpoints_keep_the_order_of_files() {
         assert_eq!(ends(&recovered.groups), ends(&broker.expected()));
     }
 }
+
+/// Each start begins a new file: many starts must not fill the disk with files that are hardly used.
+#[test]
+fn many_starts_do_not_gather_files() {
+    let dir = scratch();
+    for _ in 0..12 {
+        let (journal, broker) = start(dir.path());
+        broker.append(&journal, 1, 100);
+        journal.sync_barrier();
+        until("at most two files are in use", || {
+            journal.metrics().files <= 2
+        });
+        journal.close();
+        let (recovered, _) = recover(dir.path()).expect("the files are readable");
+        assert_eq!(recovered.damage, None);
+        assert_eq!(ends(&recovered.groups), ends(&broker.expected()));
+    }
+    let files = std::fs::read_dir(dir.path()).expect("the folder").count();
+    assert!(files <= FILES_MAX, "{files} files");
+}
