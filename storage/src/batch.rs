@@ -341,3 +341,8 @@ impl<'a> Varints<'a> {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ impl Compression {
 /// Snappy frames of the Java client begin with this (the Xerial library's stream format).
 const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const XERIAL_HEADER_BYTES: usize = 16;
+/// The densest Snappy element copies 64 bytes and takes 3.
+const SNAPPY_RATIO_MAX: usize = 22;
 
 /// Decompresses to at most `max` bytes.
 ///
@@ -73,6 +75,12 @@ fn snappy(bytes: &[u8], max: usize) -> io::Result<Bytes> {
 
 fn snappy_block(block: &[u8], max: usize, out: &mut Vec<u8>) -> io::Result<()> {
     let length = snap::raw::decompress_len(block).map_err(io::Error::other)?;
+    if length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} snappy bytes cannot become {length}", block.len()),
+        ));
+    }
     if out.len() + length > max {
         return Err(too_large(max));
     }
