@@ -55,8 +55,9 @@ impl PartitionLog {
         let mut outcomes = Vec::with_capacity(batches.len());
         let mut accepted = Vec::with_capacity(batches.len());
         let mut next_offset = self.log_end_offset();
-        for batch in batches {
-            let header = BatchHeader::parse(&batch.bytes)?;
+        let headers = batches.iter().map(|b| BatchHeader::parse(&b.bytes));
+        let headers = headers.collect::<Result<Vec<_>, _>>()?;
+        for (batch, header) in batches.iter().zip(headers) {
             let outcome = match writer.producers.check(&header) {
                 ProducerCheck::Append => {
                     if header.is_idempotent() {
@@ -104,7 +105,7 @@ impl PartitionLog {
         let interval = self.config.read().index_interval_bytes;
         let mut done = 0;
         while done < accepted.len() {
-            let segment = self.segment_for(writer, &accepted[done].header);
+            let segment = self.segment_for(&accepted[done].header);
             let room = segment.capacity() - segment.bytes();
             let mut bytes = 0;
             let count = accepted[done..]
@@ -158,7 +159,7 @@ impl PartitionLog {
     }
 
     /// The segment `header` goes to; a new one when the present one is full.
-    fn segment_for(&self, writer: &mut Writer, header: &BatchHeader) -> Arc<Segment> {
+    fn segment_for(&self, header: &BatchHeader) -> Arc<Segment> {
         let size = header.size_in_bytes() as u64;
         let segment_bytes = self.config.read().segment_bytes;
         let active = self.segments.read().last().cloned();
@@ -172,9 +173,9 @@ impl PartitionLog {
             // An empty segment that is too small for the batch is replaced, not kept.
             Some(active) if active.bytes() == 0 => {
                 self.segments.write().pop();
-                self.roll(writer, size)
+                self.roll(size)
             }
-            _ => self.roll(writer, size),
+            _ => self.roll(size),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Copies a log from another replica: first what it consists of, then the missing batches.
 
-use super::PartitionLog;
 use super::checkpoint::LogState;
+use super::{PartitionLog, files};
 use crate::batch::{BatchHeader, batch_crc};
 use crate::error::StorageError;
 use crate::ids::Offset;
@@ -37,6 +37,8 @@ impl PartitionLog {
     /// Drops everything and goes on at `offset`.
     fn restart_at(&self, offset: Offset) -> Result<(), StorageError> {
         let mut writer = self.writer.lock();
+        files::mark_log_start(&self.dir, offset)?;
+        self.dir_sync.need();
         let old = std::mem::take(&mut *self.segments.write());
         for segment in old {
             segment
@@ -44,7 +46,6 @@ impl PartitionLog {
                 .map_err(|e| StorageError::io(segment.path(), e))?;
         }
         writer.epochs.entries.clear();
-        writer.dir_dirty = true;
         self.end.store(offset, Ordering::Release);
         self.start.store(offset, Ordering::Release);
         Ok(())
@@ -78,10 +79,20 @@ impl PartitionLog {
             if header.last_offset() < next {
                 continue;
             }
+            // A new log begins where its first batch does, also before the log start.
+            let begins = batches.is_empty() && self.segments.read().is_empty();
+            if header.base_offset != next && !begins {
+                return Err(StorageError::corrupt(
+                    &self.dir,
+                    format!(
+                        "a copied batch begins at {}, {next} is due",
+                        header.base_offset
+                    ),
+                ));
+            }
             next = header.last_offset() + 1;
             batches.push((header, batch));
         }
-        // A new log begins where its first batch does, also when that lies before the log start.
         if let Some((first, _)) = batches.first()
             && self.segments.read().is_empty()
         {

@@ -12,16 +12,25 @@ pub struct LeaderEpochs {
 }
 
 impl LeaderEpochs {
-    /// Notes that a batch of `epoch` begins at `offset`.
+    /// Notes that a batch of `epoch` begins at `offset`. An epoch none of whose records are left, as
+    /// the log start moved to the end, gives way.
     pub fn assign(&mut self, epoch: LeaderEpoch, offset: Offset) {
+        if self
+            .entries
+            .last()
+            .is_some_and(|(last, start)| *last < epoch && *start == offset)
+        {
+            self.entries.pop();
+        }
         if self.entries.last().is_none_or(|(last, _)| *last < epoch) {
             self.entries.push((epoch, offset));
         }
     }
 
     /// The largest epoch not above `asked` and where it ended: the start of the next one, or
-    /// `end`. `None` when `asked` is older than everything known. `current` is the leader's own
-    /// epoch, under which nothing may have been appended yet.
+    /// `end`. One older than everything known ended where the known ones begin, as in Kafka's
+    /// `LeaderEpochFileCache`. `None` when `asked` is newer than `current`, the leader's own epoch,
+    /// under which nothing may have been appended yet.
     pub fn end_offset(
         &self,
         asked: LeaderEpoch,
@@ -35,9 +44,12 @@ impl LeaderEpochs {
             return None;
         }
         let next = self.entries.partition_point(|(epoch, _)| *epoch <= asked);
-        let (epoch, _) = self.entries.get(next.checked_sub(1)?)?;
+        let epoch = match next.checked_sub(1) {
+            Some(known) => self.entries[known].0,
+            None => asked,
+        };
         let end = self.entries.get(next).map_or(end, |(_, start)| *start);
-        Some((*epoch, end))
+        Some((epoch, end))
     }
 
     /// Epoch of the record at `offset`.

@@ -3,7 +3,7 @@
 use super::PartitionLog;
 use super::checkpoint::LogState;
 use super::epochs::LeaderEpochs;
-use super::files::sync_dir;
+use super::files::DirSync;
 use super::segment::Segment;
 use crate::error::StorageError;
 use prost::Message as _;
@@ -19,7 +19,7 @@ pub struct FlushTicket {
     active: Option<Arc<Segment>>,
     epochs: Option<LeaderEpochs>,
     dir: PathBuf,
-    dir_dirty: bool,
+    dir_sync: Arc<DirSync>,
 }
 
 impl PartitionLog {
@@ -43,11 +43,15 @@ impl PartitionLog {
                 &writer.epochs,
                 &writer.producers,
             ),
-            segments: segments.iter().filter(|s| s.is_dirty()).cloned().collect(),
+            segments: segments
+                .iter()
+                .filter(|s| s.needs_sync())
+                .cloned()
+                .collect(),
             active,
             epochs: std::mem::take(&mut writer.epochs_dirty).then(|| writer.epochs.clone()),
             dir: self.dir.clone(),
-            dir_dirty: std::mem::take(&mut writer.dir_dirty),
+            dir_sync: self.dir_sync.clone(),
         })
     }
 }
@@ -68,9 +72,7 @@ impl FlushTicket {
         if let Some(epochs) = &self.epochs {
             epochs.write(&self.dir)?;
         }
-        if self.dir_dirty {
-            sync_dir(&self.dir)?;
-        }
+        self.dir_sync.sync()?;
         Ok(self.state.encode_to_vec())
     }
 }

@@ -56,46 +56,81 @@ impl SegmentIndex {
         }
     }
 
-    /// Reads the files back, without entries at or past `bytes` of the segment.
-    pub fn load(dir: &Path, base_offset: Offset, bytes: u64) -> Result<SegmentIndex, StorageError> {
+    /// Reads the files back and cuts entries past `bytes` of the segment, which a crash may have
+    /// left. `None` when they cannot be those of a segment of that length; `closed` ones are
+    /// complete.
+    pub fn load(
+        dir: &Path,
+        base_offset: Offset,
+        bytes: u64,
+        closed: bool,
+    ) -> Result<Option<SegmentIndex>, StorageError> {
         let mut index = SegmentIndex::empty(dir, base_offset);
-        for entry in read_file(&index.offset_path)?.chunks_exact(OFFSET_ENTRY_BYTES) {
+        let offsets = read_file(&index.offset_path)?;
+        let times = read_file(&index.time_path)?;
+        if !index.take_offsets(&offsets, bytes, closed) || !index.take_times(&times, closed) {
+            return Ok(None);
+        }
+        index.latest = index.times.last().copied();
+        index.persisted_offsets = index.offsets.len();
+        index.persisted_times = index.times.len();
+        let kept = index.persisted_offsets * OFFSET_ENTRY_BYTES;
+        cut(&index.offset_path, offsets.len(), kept)?;
+        let kept = index.persisted_times * TIME_ENTRY_BYTES;
+        cut(&index.time_path, times.len(), kept)?;
+        Ok(Some(index))
+    }
+
+    fn take_offsets(&mut self, file: &[u8], bytes: u64, closed: bool) -> bool {
+        let entries = file.chunks_exact(OFFSET_ENTRY_BYTES);
+        let whole = entries.remainder().is_empty();
+        for entry in entries {
             let entry = OffsetEntry {
                 relative: be_u32(&entry[..4]),
                 position: be_u32(&entry[4..]),
             };
-            let follows = index
+            let past_the_end = u64::from(entry.position) >= bytes;
+            if past_the_end && !closed {
+                return true;
+            }
+            let follows = self
                 .offsets
                 .last()
                 .is_none_or(|l| l.relative < entry.relative && l.position < entry.position);
-            // What a crash left half-written ends the index; the rest is built again.
-            if !follows || u64::from(entry.position) >= bytes {
-                break;
+            if !follows || past_the_end {
+                return false;
             }
-            index.offsets.push(entry);
+            self.offsets.push(entry);
         }
-        let last = index.offsets.last().map_or(0, |l| l.relative);
-        for entry in read_file(&index.time_path)?.chunks_exact(TIME_ENTRY_BYTES) {
+        // A closed segment without entries is short: reading it again costs nothing.
+        whole && !(closed && self.offsets.is_empty())
+    }
+
+    fn take_times(&mut self, file: &[u8], closed: bool) -> bool {
+        let last = self.offsets.last().map_or(0, |l| l.relative);
+        let entries = file.chunks_exact(TIME_ENTRY_BYTES);
+        let whole = entries.remainder().is_empty();
+        for entry in entries {
             let mut timestamp = [0; 8];
             timestamp.copy_from_slice(&entry[..8]);
             let entry = TimeEntry {
                 timestamp: i64::from_be_bytes(timestamp),
                 relative: be_u32(&entry[8..]),
             };
-            let follows = index
+            // The entry that closes a segment lies behind the last one of the offset index.
+            if entry.relative > last && !closed {
+                return true;
+            }
+            let follows = self
                 .times
                 .last()
                 .is_none_or(|l| l.timestamp < entry.timestamp && l.relative <= entry.relative);
-            if !follows || entry.relative > last {
-                break;
+            if !follows {
+                return false;
             }
-            index.times.push(entry);
+            self.times.push(entry);
         }
-        index.latest = index.times.last().copied();
-        // The files are written anew with the next sync: they may hold entries that were cut.
-        index.persisted_offsets = 0;
-        index.persisted_times = 0;
-        Ok(index)
+        whole && (self.offsets.is_empty() || !self.times.is_empty())
     }
 
     /// Takes note of a batch; adds entries when `interval` bytes have passed since the last ones.
@@ -192,6 +227,17 @@ fn read_file(path: &Path) -> Result<Vec<u8>, StorageError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|e| StorageError::io(path, e)),
     }
+}
+
+fn cut(path: &Path, bytes: usize, kept: usize) -> Result<(), StorageError> {
+    if bytes == kept {
+        return Ok(());
+    }
+    let cut = || -> std::io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(kept as u64)
+    };
+    cut().map_err(|e| StorageError::io(path, e))
 }
 
 /// Writes at `at`; at 0 the file is made anew.

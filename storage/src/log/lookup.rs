@@ -45,28 +45,37 @@ impl PartitionLog {
         self.check_open()?;
         let start = self.log_start_offset();
         let segments: Vec<Arc<Segment>> = self.segments.read().clone();
-        let mut best: Option<Arc<Segment>> = None;
-        for segment in segments.into_iter().filter(|s| s.bytes() > 0) {
-            if best
-                .as_ref()
-                .is_none_or(|b| segment.max_timestamp() > b.max_timestamp())
-            {
-                best = Some(segment);
-            }
+        let mut max = None;
+        for segment in segments.iter().filter(|s| s.bytes() > 0) {
+            let here = if segment.base_offset < start {
+                max_timestamp_from(segment, start)?
+            } else {
+                Some(segment.max_timestamp())
+            };
+            max = max.max(here);
         }
-        let Some(segment) = best else { return Ok(None) };
-        let max = segment.max_timestamp();
-        let from = {
-            let relative = segment.index.read().offset_before_timestamp(max);
-            start.max(segment.base_offset + i64::from(relative))
-        };
-        scan(
-            &segment,
-            from,
-            |batch_max| batch_max >= max,
-            |ts, offset| ts >= max && offset >= start,
-        )
+        match max {
+            Some(max) => self.offset_for_timestamp(max),
+            None => Ok(None),
+        }
     }
+}
+
+/// The largest timestamp at or after `start`, which lies within `segment`.
+fn max_timestamp_from(segment: &Segment, start: Offset) -> Result<Option<i64>, StorageError> {
+    let mut max = None;
+    let look = scan(
+        segment,
+        start,
+        |_| true,
+        |timestamp, offset| {
+            if offset >= start {
+                max = max.max(Some(timestamp));
+            }
+            false
+        },
+    );
+    look.map(|_| max)
 }
 
 /// First record from `from` on that `matches(timestamp, offset)`, in batches whose largest timestamp
@@ -75,7 +84,7 @@ fn scan(
     segment: &Segment,
     from: Offset,
     interesting: impl Fn(i64) -> bool,
-    matches: impl Fn(i64, Offset) -> bool,
+    mut matches: impl FnMut(i64, Offset) -> bool,
 ) -> Result<Option<TimestampedOffset>, StorageError> {
     let map = segment.map()?;
     let Some(mut position) = segment.position_of(&map, from)? else {

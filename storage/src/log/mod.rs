@@ -28,6 +28,7 @@ use crate::error::StorageError;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use checkpoint::LogState;
 use epochs::LeaderEpochs;
+use files::DirSync;
 use parking_lot::{Mutex, RwLock};
 use producers::Producers;
 use segment::Segment;
@@ -39,8 +40,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 struct Writer {
     producers: Producers,
     epochs: LeaderEpochs,
-    /// Files were created or removed since the last sync of the folder.
-    dir_dirty: bool,
     epochs_dirty: bool,
 }
 
@@ -49,6 +48,7 @@ pub struct PartitionLog {
     dir: PathBuf,
     config: RwLock<LogConfig>,
     writer: Mutex<Writer>,
+    dir_sync: Arc<DirSync>,
     /// By base offset; the last one is being written.
     segments: RwLock<Vec<Arc<Segment>>>,
     start: AtomicI64,
@@ -89,27 +89,34 @@ impl PartitionLog {
     ) -> Result<PartitionLog, StorageError> {
         std::fs::create_dir_all(dir).map_err(|e| StorageError::io(dir, e))?;
         files::write_partition_metadata(dir, topic_id)?;
-        let state = checkpoint
+        let mut state = checkpoint
             .map(|bytes| LogState::read(bytes, dir))
             .transpose()?;
-        let segments = match &state {
-            Some(state) => open_segments(dir, &config, state)?,
+        let segments = match &mut state {
+            Some(state) => {
+                take_over_log_start(dir, state)?;
+                open_segments(dir, &config, state)?
+            }
             None => {
                 remove_segments(dir, |_| true)?;
+                files::clear_log_start(dir)?;
                 Vec::new()
             }
         };
         let (start, end) = state
             .as_ref()
             .map_or((0, 0), |s| (s.start_offset, s.end_offset));
+        let mut epochs = state.as_ref().map(LogState::epochs).unwrap_or_default();
+        // The start may have moved since the checkpoint.
+        epochs.trim_front(start);
         let log = PartitionLog {
             dir: dir.to_owned(),
             writer: Mutex::new(Writer {
                 producers: state.as_ref().map(LogState::producers).unwrap_or_default(),
-                epochs: state.as_ref().map(LogState::epochs).unwrap_or_default(),
-                dir_dirty: true,
+                epochs,
                 epochs_dirty: false,
             }),
+            dir_sync: Arc::new(DirSync::needed(dir)),
             segments: RwLock::new(segments),
             start: AtomicI64::new(start),
             end: AtomicI64::new(end),
@@ -174,25 +181,28 @@ impl PartitionLog {
     }
 
     /// Moves the log start forward; segments wholly below it are removed. Going back or past the
-    /// end is ignored: the start never goes back.
+    /// end is ignored: the start never goes back. What was removed stays removed after a crash, and
+    /// an older checkpoint can still be opened.
     pub fn set_log_start_offset(&self, offset: Offset) -> Result<(), StorageError> {
         let mut writer = self.writer.lock();
         if offset <= self.log_start_offset() || offset > self.log_end_offset() {
             return Ok(());
         }
+        // A segment ends where the next one begins; the last one stays.
+        let count = self
+            .segments
+            .read()
+            .windows(2)
+            .take_while(|pair| pair[1].base_offset <= offset)
+            .count();
+        if count > 0 {
+            files::mark_log_start(&self.dir, offset)?;
+            self.dir_sync.need();
+        }
         self.start.store(offset, Ordering::Release);
         writer.epochs.trim_front(offset);
         writer.epochs_dirty = true;
-        let removed: Vec<Arc<Segment>> = {
-            let mut segments = self.segments.write();
-            // A segment ends where the next one begins; the last one stays.
-            let keep = segments
-                .windows(2)
-                .take_while(|pair| pair[1].base_offset <= offset)
-                .count();
-            segments.drain(..keep).collect()
-        };
-        writer.dir_dirty |= !removed.is_empty();
+        let removed: Vec<Arc<Segment>> = self.segments.write().drain(..count).collect();
         for segment in removed {
             segment
                 .remove()
@@ -220,7 +230,8 @@ impl PartitionLog {
         };
         let mut start = None;
         for pair in segments.windows(2) {
-            let too_old = retention_ms >= 0 && now_ms - pair[0].max_timestamp() > retention_ms;
+            let age_ms = now_ms.saturating_sub(pair[0].retention_timestamp());
+            let too_old = retention_ms >= 0 && age_ms > retention_ms;
             let too_much = excess >= pair[0].bytes() && excess > 0;
             if !too_old && !too_much {
                 break;
@@ -233,7 +244,7 @@ impl PartitionLog {
 
     /// Starts a new segment when the present one is older than `segment.ms`.
     pub fn maybe_roll(&self, now_ms: i64) {
-        let mut writer = self.writer.lock();
+        let _writer = self.writer.lock();
         let segment_ms = self.config.read().segment_ms;
         let old = self
             .segments
@@ -241,7 +252,7 @@ impl PartitionLog {
             .last()
             .is_some_and(|s| s.is_on_disk() && now_ms - s.created_ms > segment_ms);
         if old {
-            self.roll(&mut writer, 0);
+            self.roll(0);
         }
     }
 
@@ -276,7 +287,7 @@ impl PartitionLog {
     }
 
     /// Ends the segment being written and starts the next one at the end offset.
-    fn roll(&self, writer: &mut Writer, batch_bytes: u64) -> Arc<Segment> {
+    fn roll(&self, batch_bytes: u64) -> Arc<Segment> {
         let capacity = self.config.read().segment_bytes.max(batch_bytes);
         let base = self.log_end_offset();
         let mut segments = self.segments.write();
@@ -285,7 +296,7 @@ impl PartitionLog {
         }
         let next = Arc::new(Segment::create(&self.dir, base, capacity));
         segments.push(next.clone());
-        writer.dir_dirty = true;
+        self.dir_sync.need();
         next
     }
 
@@ -309,19 +320,8 @@ impl PartitionLog {
 
 /// Base offsets of the segments in `dir`.
 fn list_segments(dir: &Path) -> Result<Vec<Offset>, StorageError> {
-    let mut bases = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(|e| StorageError::io(dir, e))? {
-        let path = entry.map_err(|e| StorageError::io(dir, e))?.path();
-        let base = path
-            .file_stem()
-            .and_then(|s| s.to_str())
-            .and_then(|s| s.parse().ok());
-        if path.extension().is_some_and(|e| e == "log")
-            && let Some(base) = base
-        {
-            bases.push(base);
-        }
-    }
+    let files = files::named_by_offset(dir, "log")?;
+    let mut bases: Vec<Offset> = files.into_iter().map(|f| f.0).collect();
     bases.sort_unstable();
     Ok(bases)
 }
@@ -331,6 +331,21 @@ fn remove_segments(dir: &Path, which: impl Fn(Offset) -> bool) -> Result<(), Sto
         Segment::create(dir, base, 0)
             .remove()
             .map_err(|e| StorageError::io(dir, e))?;
+    }
+    Ok(())
+}
+
+/// Lets `state` begin where the log was last known to begin. All it speaks of may be gone since: the
+/// log is then empty at its end, and replay goes on from there.
+fn take_over_log_start(dir: &Path, state: &mut LogState) -> Result<(), StorageError> {
+    let Some(marked) = files::marked_log_start(dir)? else {
+        return Ok(());
+    };
+    state.start_offset = state.start_offset.max(marked.min(state.end_offset));
+    let active = dir.join(segment::file_name(state.segment_base, "log"));
+    if marked >= state.end_offset && state.segment_bytes > 0 && !active.exists() {
+        remove_segments(dir, |_| true)?;
+        state.segment_bytes = 0;
     }
     Ok(())
 }
@@ -370,15 +385,15 @@ fn open_segments(
             bytes,
             capacity,
             config.index_interval_bytes,
-            active,
+            !active,
         )?;
         segments.push(Arc::new(segment));
     }
-    let complete = state.segment_bytes == 0
-        || segments
+    if state.segment_bytes > 0
+        && segments
             .last()
-            .is_some_and(|s| s.base_offset == state.segment_base);
-    if !complete {
+            .is_none_or(|s| s.base_offset != state.segment_base)
+    {
         return Err(StorageError::corrupt(
             dir,
             format!(

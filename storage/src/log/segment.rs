@@ -49,6 +49,9 @@ pub struct Segment {
     max_timestamp: AtomicI64,
     /// Bytes or index entries were written since the last sync.
     dirty: AtomicBool,
+    /// Held while a sync is under way.
+    syncing: Mutex<()>,
+    /// When it was made, or after a restart, when it was last written.
     pub created_ms: i64,
 }
 
@@ -66,19 +69,21 @@ impl Segment {
             index: RwLock::new(SegmentIndex::empty(dir, base_offset)),
             max_timestamp: AtomicI64::new(-1),
             dirty: AtomicBool::new(false),
+            syncing: Mutex::new(()),
             created_ms: now_ms(),
         }
     }
 
-    /// A segment of an earlier run, `bytes` long; what lies behind is cut. With `scan` the indexes
-    /// are brought up to that length.
+    /// A segment of an earlier run, `bytes` long; what lies behind is cut. `closed` means that it is
+    /// written no more and its indexes are complete; those of the last segment are brought up to its
+    /// length. Indexes that cannot be right are built anew.
     pub fn open(
         dir: &Path,
         base_offset: Offset,
         bytes: u64,
         capacity: u64,
         interval: u32,
-        scan: bool,
+        closed: bool,
     ) -> Result<Segment, StorageError> {
         let path = dir.join(file_name(base_offset, "log"));
         let file = OpenOptions::new()
@@ -86,10 +91,9 @@ impl Segment {
             .write(true)
             .open(&path)
             .map_err(|e| StorageError::io(&path, e))?;
-        let length = file
-            .metadata()
-            .map_err(|e| StorageError::io(&path, e))?
-            .len();
+        let metadata = file.metadata().map_err(|e| StorageError::io(&path, e))?;
+        let length = metadata.len();
+        let created_ms = metadata.modified().map_or_else(|_| now_ms(), ms_of);
         if length < bytes {
             return Err(StorageError::corrupt(
                 &path,
@@ -97,9 +101,13 @@ impl Segment {
             ));
         }
         // Nothing is mapped yet: this is the one place where a segment is made shorter.
-        file.set_len(bytes)
-            .map_err(|e| StorageError::io(&path, e))?;
-        let index = SegmentIndex::load(dir, base_offset, bytes)?;
+        if length > bytes {
+            file.set_len(bytes)
+                .map_err(|e| StorageError::io(&path, e))?;
+        }
+        let loaded = SegmentIndex::load(dir, base_offset, bytes, closed)?;
+        let intact = loaded.is_some();
+        let index = loaded.unwrap_or_else(|| SegmentIndex::empty(dir, base_offset));
         let segment = Segment {
             base_offset,
             path,
@@ -111,10 +119,14 @@ impl Segment {
             max_timestamp: AtomicI64::new(index.last_timestamp()),
             index: RwLock::new(index),
             dirty: AtomicBool::new(false),
-            created_ms: now_ms(),
+            syncing: Mutex::new(()),
+            created_ms,
         };
-        if scan {
+        if !closed || !intact {
             segment.reindex(interval)?;
+        }
+        if closed && !intact {
+            segment.seal();
         }
         Ok(segment)
     }
@@ -135,8 +147,17 @@ impl Segment {
         self.max_timestamp.load(Ordering::Acquire)
     }
 
-    pub fn is_dirty(&self) -> bool {
-        self.dirty.load(Ordering::Acquire)
+    /// For retention; records without a timestamp are as old as the segment, as in Kafka.
+    pub fn retention_timestamp(&self) -> i64 {
+        match self.max_timestamp() {
+            timestamp if timestamp < 0 => self.created_ms,
+            timestamp => timestamp,
+        }
+    }
+
+    /// Whether something written is not known to be durable. True also while another thread syncs.
+    pub fn needs_sync(&self) -> bool {
+        self.dirty.load(Ordering::Acquire) || self.syncing.try_lock().is_none()
     }
 
     /// Whether the file exists.
@@ -167,7 +188,15 @@ impl Segment {
         let file = self.file()?;
         let mut at = self.bytes();
         for chunk in slices.chunks(IOV_MAX) {
-            at += write_all(&file, chunk, at).map_err(|e| StorageError::io(&self.path, e))?;
+            match write_all(&file, chunk, at) {
+                Ok(written) => at += written,
+                Err(error) => {
+                    // What was half written must not be taken for records once the segment is
+                    // closed. Nothing past the published end has ever been read.
+                    let _ = file.set_len(self.bytes());
+                    return Err(StorageError::io(&self.path, error));
+                }
+            }
         }
         Ok(())
     }
@@ -259,7 +288,7 @@ impl Segment {
 
     /// Closes the file of a segment that is written no more and synced.
     pub fn close_file(&self) {
-        if !self.is_dirty() {
+        if !self.needs_sync() {
             *self.file.lock() = None;
         }
     }
@@ -298,13 +327,17 @@ impl Segment {
 
     /// Makes everything published before the call durable, indexes included.
     pub fn sync(&self) -> Result<(), StorageError> {
+        let _syncing = self.syncing.lock();
         if !self.dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let file = self.file()?;
-        file.sync_data()
-            .map_err(|e| StorageError::io(&self.path, e))?;
-        self.index.write().persist(true)
+        let sync = || {
+            let file = self.file()?;
+            file.sync_data()
+                .map_err(|e| StorageError::io(&self.path, e))?;
+            self.index.write().persist(true)
+        };
+        sync().inspect_err(|_| self.dirty.store(true, Ordering::Release))
     }
 
     /// Ends writing: the last timestamp goes into the time index, as in Kafka, and the index files
@@ -320,7 +353,7 @@ impl Segment {
 
     /// Removes the files. Readers that still hold a mapping keep their bytes.
     pub fn remove(&self) -> io::Result<()> {
-        for suffix in ["log", "index", "timeindex", "txnindex", "snapshot"] {
+        for suffix in ["log", "index", "timeindex", "txnindex", "snapshot", "tmp"] {
             match std::fs::remove_file(self.path.with_extension(suffix)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -359,7 +392,10 @@ fn write_all(file: &File, slices: &[IoSlice<'_>], at: u64) -> io::Result<u64> {
 }
 
 pub fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
+    ms_of(SystemTime::now())
+}
+
+fn ms_of(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_millis() as i64)
 }
