@@ -12,3 +12,6 @@ pub mod error;
 pub mod ids;
 pub mod journal;
 pub mod log;
+
+#[cfg(test)]
+mod test_disk;

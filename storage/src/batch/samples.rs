@@ -5,11 +5,13 @@ use crate::compression::Compression;
 use bytes::Bytes;
 use std::io::Write;
 
+/// Timestamp, key and value.
+pub type SampleRecord = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// A batch to be made; the defaults are one producer-less, uncompressed record.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Timestamp, key and value of each record.
-    pub records: Vec<(i64, Option<Vec<u8>>, Option<Vec<u8>>)>,
+    pub records: Vec<SampleRecord>,
     pub codec: Compression,
     /// Id, epoch and base sequence.
     pub producer: Option<(i64, i16, i32)>,
@@ -27,7 +29,7 @@ impl Sample {
     /// `count` records of `bytes` each, with the timestamps `timestamp`, `timestamp + 1`, ...
     pub fn of(count: usize, bytes: usize, timestamp: i64) -> Sample {
         let record = |i: usize| {
-            let key = (i % 2 == 0).then(|| i.to_be_bytes().to_vec());
+            let key = i.is_multiple_of(2).then(|| i.to_be_bytes().to_vec());
             (timestamp + i as i64, key, Some(vec![i as u8; bytes]))
         };
         Sample {
@@ -38,7 +40,7 @@ impl Sample {
         }
     }
 
-    pub fn from_producer(mut self, id: i64, epoch: i16, sequence: i32) -> Sample {
+    pub fn by_producer(mut self, id: i64, epoch: i16, sequence: i32) -> Sample {
         self.producer = Some((id, epoch, sequence));
         self
     }

@@ -112,7 +112,7 @@ fn a_length_that_cannot_be_true_takes_no_memory() {
 #[test]
 fn every_broken_rule_has_its_error() {
     let check = |bytes: &[u8]| validate_produced(bytes, 4_096).map(drop);
-    let good = Sample::of(3, 20, 9).from_producer(7, 0, 0).build();
+    let good = Sample::of(3, 20, 9).by_producer(7, 0, 0).build();
     assert_eq!(check(&good), Ok(()));
     let changed = |at: usize, to: &[u8]| {
         let mut batch = good.to_vec();

@@ -351,7 +351,7 @@ pub fn retry_when_full<T>(what: &str, mut attempt: impl FnMut() -> io::Result<T>
     loop {
         match attempt() {
             Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                if tries % 20 == 0 {
+                if tries.is_multiple_of(20) {
                     tracing::warn!("disk full: {what} waits for room");
                 }
                 tries += 1;

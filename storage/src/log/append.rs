@@ -84,7 +84,7 @@ impl PartitionLog {
         }
         match self.write_accepted(&mut writer, &accepted) {
             Ok(()) => Ok(outcomes),
-            Err((written, error)) if written == 0 => {
+            Err((0, error)) => {
                 take_back(&mut writer, undo);
                 Err(error)
             }

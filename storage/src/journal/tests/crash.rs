@@ -112,7 +112,7 @@ fn positions(written: &Written) -> Vec<usize> {
     let end = written.batches.last().expect("a batch").end;
     let in_use = |at: &usize| {
         *at < 64
-            || at % 61 == 0
+            || at.is_multiple_of(61)
             || written
                 .batches
                 .iter()

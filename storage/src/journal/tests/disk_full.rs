@@ -1,47 +1,20 @@
 //! A full disk makes the journal wait; it loses nothing and goes on when there is room.
 
 use super::*;
-use std::process::Command;
+use crate::test_disk::SmallDisk;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A small file system of its own.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None` without the right to mount.
-    fn new(bytes: u64) -> Option<SmallDisk> {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(dir.path())
-            .output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(SmallDisk(dir)),
-            other => {
-                eprintln!("SKIPPED: cannot mount a small file system: {other:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
 
 #[test]
 fn a_full_disk_delays_what_is_submitted_and_loses_nothing() {
-    const DISK: u64 = 1024 * 1024;
+    const DISK: usize = 1024 * 1024;
     let Some(disk) = SmallDisk::new(DISK) else {
         return;
     };
-    let dir = disk.0.path().join("journal");
-    let ballast = disk.0.path().join("ballast");
+    let dir = disk.path().join("journal");
+    let ballast = disk.path().join("ballast");
     let (journal, _) = open(&dir);
     // Room for the first file and less than one more.
-    std::fs::write(&ballast, vec![1; DISK as usize - 2 * 64 * 1024]).expect("ballast");
+    std::fs::write(&ballast, vec![1; DISK - 2 * 64 * 1024]).expect("ballast");
     let durable = Arc::new(AtomicU64::new(0));
     for i in 0..100 {
         let durable = durable.clone();

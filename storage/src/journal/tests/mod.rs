@@ -9,6 +9,7 @@ use super::format::{BATCH_HEADER, BLOCK, blocks, record_bytes};
 use super::recovery::{list, recover};
 use super::{Checkpointer, EntryRecord, Journal, JournalConfig, Record, Recovered, RecoveredGroup};
 use crate::ids::GroupId;
+use crate::test_disk::scratch;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -18,17 +19,6 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 type Groups = BTreeMap<GroupId, RecoveredGroup>;
-
-/// A folder in memory where the machine has one: the tests start a journal thousands of times.
-fn scratch() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir()
-        && let Ok(dir) = tempfile::tempdir_in(memory)
-    {
-        return dir;
-    }
-    tempfile::tempdir().expect("a temporary folder")
-}
 
 fn config(dir: &Path) -> JournalConfig {
     JournalConfig {

@@ -118,7 +118,7 @@ fn a_malformed_batch_changes_nothing() {
     let dir = scratch();
     let log = open(dir.path(), None);
     let good = AppendBatch {
-        bytes: Sample::default().from_producer(1, 0, 0).build(),
+        bytes: Sample::default().by_producer(1, 0, 0).build(),
         leader_epoch: 1,
     };
     let bad = AppendBatch {

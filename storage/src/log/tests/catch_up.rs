@@ -6,7 +6,7 @@ use super::*;
 fn source(dir: &Path, start: Offset) -> PartitionLog {
     let log = open(dir, None);
     for i in 0..30 {
-        let sample = Sample::of(3, 150, i * 10).from_producer(i % 4, 0, (i / 4 * 3) as i32);
+        let sample = Sample::of(3, 150, i * 10).by_producer(i % 4, 0, (i / 4 * 3) as i32);
         append(&log, &sample, 1 + i as i32 / 8);
     }
     log.set_log_start_offset(start).expect("moved");
@@ -48,7 +48,7 @@ fn an_empty_replica_becomes_the_same() {
         assert_same(&from, &to);
         // Both go on alike, duplicates included.
         for (producer, sequence) in [(1, 21), (1, 18), (0, 24), (9, 0)] {
-            let sample = Sample::of(3, 10, 300).from_producer(producer, 0, sequence);
+            let sample = Sample::of(3, 10, 300).by_producer(producer, 0, sequence);
             assert_eq!(append(&from, &sample, 9), append(&to, &sample, 9));
         }
         assert_same(&from, &to);

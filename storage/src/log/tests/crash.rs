@@ -18,7 +18,7 @@ fn sample(i: i64) -> Sample {
         90 + i as usize * 7 % 200,
         1_000 + i * 37 % 500,
     )
-    .from_producer(i % 3, 0, (i / 3) as i32 * 5)
+    .by_producer(i % 3, 0, (i / 3) as i32 * 5)
 }
 
 /// Batches whose producers' sequences fit.

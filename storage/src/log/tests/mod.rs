@@ -3,6 +3,7 @@
 mod append;
 mod catch_up;
 mod crash;
+mod disk_full;
 mod lookup;
 mod producers;
 mod read;
@@ -13,20 +14,10 @@ use crate::batch::samples::Sample;
 use crate::batch::{BatchHeader, batch_crc};
 use crate::error::StorageError;
 use crate::ids::{LeaderEpoch, Offset};
+use crate::test_disk::scratch;
 use bytes::Bytes;
 use std::path::Path;
 use tempfile::TempDir;
-
-/// A folder in memory where the machine has one.
-fn scratch() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir()
-        && let Ok(dir) = tempfile::tempdir_in(memory)
-    {
-        return dir;
-    }
-    tempfile::tempdir().expect("a temporary folder")
-}
 
 /// Segments of a few batches, an index entry for almost every batch.
 fn small() -> LogConfig {

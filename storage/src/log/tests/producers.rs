@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 fn send(log: &PartitionLog, count: usize, producer: (i64, i16, i32)) -> AppendOutcome {
     let (id, epoch, sequence) = producer;
-    let sample = Sample::of(count, 5, 1).from_producer(id, epoch, sequence);
+    let sample = Sample::of(count, 5, 1).by_producer(id, epoch, sequence);
     append(log, &sample, 1)
 }
 
@@ -98,7 +98,7 @@ fn sequences_wrap() {
 fn a_repetition_within_one_call_is_recognised() {
     let dir = scratch();
     let log = open(dir.path(), None);
-    let batch = (Sample::of(2, 5, 1).from_producer(5, 0, 0).build(), 1);
+    let batch = (Sample::of(2, 5, 1).by_producer(5, 0, 0).build(), 1);
     let other = (Sample::of(1, 5, 1).build(), 1);
     let outcomes = append_all(&log, &[batch.clone(), other, batch]);
     assert_eq!(outcomes, [appended(0, 1), appended(2, 2), duplicate(0, 1)]);

@@ -119,7 +119,7 @@ fn a_crash_after_the_log_start_moved_is_no_damage() {
             .map(|i| {
                 (
                     Sample::of(2, 600, i * 2)
-                        .from_producer(1, 0, i as i32 * 2)
+                        .by_producer(1, 0, i as i32 * 2)
                         .build(),
                     1 + i as i32,
                 )
