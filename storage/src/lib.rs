@@ -14,4 +14,6 @@ pub mod journal;
 pub mod log;
 
 #[cfg(test)]
+mod fuzz_seeds;
+#[cfg(test)]
 mod test_disk;

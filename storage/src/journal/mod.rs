@@ -259,5 +259,15 @@ impl Journal {
     }
 }
 
+/// The records' bytes, as a batch holds them.
+#[cfg(test)]
+pub(crate) fn record_bytes_of(records: &[Record]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for record in records {
+        format::write_record(record, &mut out);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests;
