@@ -6,7 +6,7 @@
 
 use crate::group::Group;
 use crate::ids::BrokerId;
-use crate::node::NodeShared;
+use crate::node::{METADATA_GROUP, NodeShared};
 use crate::transport::Transport;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ const ELECT_INTERVAL: Duration = Duration::from_millis(40);
 const RANK_DELAY: Duration = Duration::from_millis(150);
 /// A refused election (the dead leader's lease still runs) is tried again after this.
 const ELECT_AGAIN: Duration = Duration::from_millis(120);
+/// A group that its preferred leader has not formed by then, being dead, is formed by the next
+/// living replica.
+const FORM_AFTER: Duration = Duration::from_secs(1);
 /// Elections started in one look.
 const ELECTIONS_MAX: usize = 200;
 const BALANCE_INTERVAL: Duration = Duration::from_millis(1000);
@@ -43,13 +46,8 @@ pub async fn heartbeats(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
         // This process itself was stopped: its silence says nothing about the others.
         let paused = now_ms - last_ms > timing.suspicion.as_millis() as u64;
         last_ms = now_ms;
+        send_heartbeats(&shared);
         for peer in shared.transport.peers() {
-            peer.send(
-                0,
-                Body::Heartbeat(wire::Heartbeat {
-                    sent_at_us: now_ms * 1000,
-                }),
-            );
             if paused {
                 shared.transport.heard_if_alive(peer.id);
             } else if peer.check_silence(now_ms, timing.suspicion) {
@@ -57,6 +55,19 @@ pub async fn heartbeats(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
                 shared.peer_suspected(peer.id);
             }
         }
+    }
+}
+
+/// Tells every peer that this broker is alive, and whether it is about to stop.
+pub fn send_heartbeats(shared: &NodeShared) {
+    for peer in shared.transport.peers() {
+        peer.send(
+            0,
+            Body::Heartbeat(wire::Heartbeat {
+                sent_at_us: shared.transport.now_ms() * 1000,
+                stopping: shared.is_stopping(),
+            }),
+        );
     }
 }
 
@@ -99,7 +110,8 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     let mut started = 0;
     let mut still = HashMap::new();
     for group in shared.groups() {
-        if leader_lives(shared, &group) {
+        let unformed = is_unformed(&group);
+        if unformed && group.id == METADATA_GROUP || !unformed && leader_lives(shared, &group) {
             continue;
         }
         let mut state = leaderless.get(&group.id).copied().unwrap_or(Leaderless {
@@ -107,6 +119,18 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
             tried: None,
         });
         let rank = rank(&shared.transport, &group);
+        if unformed {
+            // All replicas would write the same first entry, so that two that do it agree.
+            let began = state.tried.unwrap_or(state.since);
+            if rank == 0 && now.duration_since(began) >= FORM_AFTER {
+                state.tried = Some(now);
+                if let Err(error) = group.initialize().await {
+                    tracing::debug!(group = group.id.0, "forming the group: {error}");
+                }
+            }
+            still.insert(group.id, state);
+            continue;
+        }
         let due = now.duration_since(state.since) >= RANK_DELAY * rank
             && state
                 .tried
@@ -124,13 +148,18 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
 }
 
 fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
-    match group.leader().0 {
-        Some(leader) => shared.transport.is_alive(leader),
-        // Nothing to elect before the group is initialised.
-        None => {
-            group.last_index() == 0 && group.machine.applied_index() == 0 && !group.has_voters()
-        }
-    }
+    group
+        .leader()
+        .0
+        .is_some_and(|leader| shared.transport.is_alive(leader))
+}
+
+/// Whether the group has no voters yet: there is nothing to elect.
+fn is_unformed(group: &Group) -> bool {
+    group.leader().0.is_none()
+        && group.last_index() == 0
+        && group.machine.applied_index() == 0
+        && !group.has_voters()
 }
 
 /// This broker's place among the group's living replicas.
@@ -186,6 +215,7 @@ pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
             if transfers < TRANSFERS_MAX
                 && preferred != shared.transport.identity.broker
                 && settled(&preferred)
+                && shared.transport.is_staying(preferred)
                 && group.is_ready_leader()
                 && is_caught_up(&group, preferred)
             {

@@ -35,7 +35,12 @@ impl Handler for Incoming {
             return Handled::Now(None);
         };
         match body {
-            Body::Heartbeat(_) => Handled::Now(None),
+            Body::Heartbeat(heartbeat) => {
+                if let Some(peer) = shared.transport.peer(from) {
+                    peer.set_stopping(heartbeat.stopping);
+                }
+                Handled::Now(None)
+            }
             Body::Leaders(news) => {
                 shared.leaders.received(&news);
                 Handled::Now(None)

@@ -1,4 +1,4 @@
-//! Keeps the Raft logs in memory small: purges what is applied, oldest groups' first.
+//! Keeps memory small: purges Raft log entries that are applied, and unmaps segments nobody reads.
 
 use crate::group::Group;
 use crate::node::NodeShared;
@@ -18,14 +18,24 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// A group that did not change for this long keeps nothing.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Purges until `stop`.
+/// A mapped window of a segment is given back after one to two of these without a read.
+const UNMAP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Purges and unmaps until `stop`.
 pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
     let mut seen: HashMap<GroupId, (u64, Instant)> = HashMap::new();
     let mut idle_look = Instant::now();
+    let mut unmapped = Instant::now();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             _ = stop.wait_for(|s| *s) => return,
+        }
+        if unmapped.elapsed() >= UNMAP_INTERVAL {
+            unmapped = Instant::now();
+            for partition in shared.partitions() {
+                partition.log().release_idle_mappings();
+            }
         }
         let total = shared.log_bytes.load(Ordering::Relaxed);
         let over = total > TARGET_BYTES;

@@ -10,7 +10,7 @@ use crate::leaders::LeaderTable;
 use crate::log_keeper;
 use crate::log_store::GroupLog;
 use crate::partition::{Partition, PartitionSpec};
-use crate::state_machine::{GroupMachine, Machine, decode_group_state};
+use crate::state_machine::{GroupMachine, Machine, decode_group_state, leader_epoch};
 use crate::transport::{Handler, Identity, Timing, Transport, server};
 use crate::types::*;
 use bytes::Bytes;
@@ -114,6 +114,10 @@ impl NodeShared {
 
     pub fn partition(&self, id: GroupId) -> Option<Arc<Partition>> {
         self.partitions.read().get(&id).cloned()
+    }
+
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.partitions.read().values().cloned().collect()
     }
 
     pub fn peer_suspected(&self, peer: BrokerId) {
@@ -359,7 +363,6 @@ impl Node {
             return Ok(open);
         }
         let (recovered, state) = take_recovered(&self.shared, spec.group)?;
-        let known = recovered.is_some();
         let spec_for_log = spec.clone();
         let machine_state = state.as_ref().map(|(_, _, bytes)| bytes.clone());
         let log = tokio::task::spawn_blocking(move || {
@@ -403,7 +406,8 @@ impl Node {
             .partitions
             .write()
             .insert(group.id, partition.clone());
-        if first && !known {
+        if first {
+            // Does nothing where it was done before: a crash may have come between the two.
             group.initialize().await?;
         }
         self.shared.unsettle();
@@ -434,6 +438,20 @@ impl Node {
         Ok(())
     }
 
+    /// Whether the metadata applied here include all that was committed before the present leader
+    /// of the metadata group took office. After a restart they are those of the last checkpoint at
+    /// first, which may name topics that are gone.
+    pub fn metadata_is_current(&self) -> bool {
+        let (leader, epoch) = self.metadata.leader();
+        leader.is_some() && leader_epoch(self.metadata.machine.applied_term()) >= epoch
+    }
+
+    /// Whether the journal or this run knows the group.
+    pub fn knows(&self, group: GroupId) -> bool {
+        self.shared.recovered.lock().contains_key(&group)
+            || self.shared.logs.read().contains_key(&group)
+    }
+
     /// The local replica, when this broker has one.
     pub fn partition(&self, group: GroupId) -> Option<Arc<Partition>> {
         self.shared.partition(group)
@@ -441,7 +459,7 @@ impl Node {
 
     /// All local replicas.
     pub fn partitions(&self) -> Vec<Arc<Partition>> {
-        self.shared.partitions.read().values().cloned().collect()
+        self.shared.partitions()
     }
 
     /// The leader of any group of the cluster, as leaders tell it; `None` while unknown or while the
@@ -516,6 +534,8 @@ impl Node {
     /// Hands leadership of every group to another replica, as far as that works within `limit_ms`.
     pub async fn hand_over(&self, limit_ms: u64) {
         self.shared.stopping.store(true, Ordering::Release);
+        // Peers that stop at the same time must not hand leadership to this broker.
+        detector::send_heartbeats(&self.shared);
         let limit = Duration::from_millis(limit_ms);
         if tokio::time::timeout(limit, self.give_leadership_away())
             .await
@@ -549,7 +569,7 @@ impl Node {
                 let heir = group
                     .replicas
                     .iter()
-                    .filter(|r| **r != self.config.broker && self.shared.transport.is_alive(**r))
+                    .filter(|r| **r != self.config.broker && self.shared.transport.is_staying(**r))
                     .max_by_key(|r| matched.get(r).copied().unwrap_or(0));
                 if let Some(heir) = heir {
                     led += 1;
@@ -616,6 +636,7 @@ async fn start_group(
     machine: Arc<GroupMachine>,
     replicas: Vec<BrokerId>,
 ) -> Result<Arc<Group>, ReplicationError> {
+    let journaled = recovered.clone();
     let log = GroupLog::new(
         id,
         shared.journal.clone(),
@@ -631,9 +652,23 @@ async fn start_group(
             .write()
             .insert(id, (log.clone(), machine.clone()));
     }
-    let group = Group::start(id, log, machine, replicas, context.clone()).await?;
-    shared.groups.write().insert(id, group.clone());
-    Ok(group)
+    match Group::start(id, log.clone(), machine, replicas, context.clone()).await {
+        Ok(group) => {
+            shared.groups.write().insert(id, group.clone());
+            Ok(group)
+        }
+        Err(error) => {
+            // The next try must find what the journal holds: without it the group would begin anew,
+            // with its votes forgotten and its segments removed.
+            let mut not_open = shared.recovered.lock();
+            shared.logs.write().remove(&id);
+            shared
+                .log_bytes
+                .fetch_sub(log.bytes() as u64, Ordering::Relaxed);
+            not_open.extend(journaled.map(|journaled| (id, journaled)));
+            Err(error)
+        }
+    }
 }
 
 async fn open_metadata(

@@ -185,6 +185,11 @@ impl Transport {
         id == self.identity.broker || self.peers.read().get(&id).is_some_and(|p| p.is_alive())
     }
 
+    /// Alive, and not about to stop.
+    pub fn is_staying(&self, id: BrokerId) -> bool {
+        self.is_alive(id) && !self.peers.read().get(&id).is_some_and(|p| p.is_stopping())
+    }
+
     pub(crate) fn count_in(&self, bytes: usize) {
         self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
     }

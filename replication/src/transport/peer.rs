@@ -45,6 +45,8 @@ pub struct Peer {
     next_request: AtomicU64,
     heard_ms: AtomicU64,
     alive: AtomicBool,
+    /// It said that it is about to stop.
+    stopping: AtomicBool,
     closed: AtomicBool,
     /// Breaks the present stream, or the wait before the next try.
     kick: Notify,
@@ -64,6 +66,7 @@ impl Peer {
             next_request: AtomicU64::new(1),
             heard_ms: AtomicU64::new(0),
             alive: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             kick: Notify::new(),
         });
@@ -86,6 +89,14 @@ impl Peer {
 
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_stopping(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::Release);
     }
 
     pub fn is_connected(&self) -> bool {

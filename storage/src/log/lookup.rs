@@ -86,16 +86,16 @@ fn scan(
     interesting: impl Fn(i64) -> bool,
     mut matches: impl FnMut(i64, Offset) -> bool,
 ) -> Result<Option<TimestampedOffset>, StorageError> {
-    let map = segment.map()?;
-    let Some(mut position) = segment.position_of(&map, from)? else {
+    let Some(mut position) = segment.position_of(from)? else {
         return Ok(None);
     };
     while position < segment.bytes() {
-        let header = segment.header_at(&map, position)?;
-        let end = position as usize + header.size_in_bytes();
+        let (header, _) = segment.header_at(position)?;
+        let end = position + header.size_in_bytes() as u64;
         if interesting(header.max_timestamp) {
             let mut found = None;
-            for_each_record(&map[position as usize..end], |record| {
+            let batch = segment.view(position, end)?.slice(position, end);
+            for_each_record(&batch, |record| {
                 if matches(record.timestamp, record.offset) {
                     found = Some((record.timestamp, record.offset, header.leader_epoch));
                 }
@@ -105,7 +105,7 @@ fn scan(
                 return Ok(found);
             }
         }
-        position = end as u64;
+        position = end;
     }
     Ok(None)
 }

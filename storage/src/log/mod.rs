@@ -402,6 +402,7 @@ fn open_segments(
             ),
         ));
     }
+    check_ends(&segments, state.end_offset)?;
     let start_found = state.start_offset == state.end_offset
         || segments
             .first()
@@ -416,6 +417,32 @@ fn open_segments(
         ));
     }
     Ok(segments)
+}
+
+/// Each segment must end where the next one begins, the last one at `end`: one that lost its end
+/// would otherwise be read as if nothing had been there.
+fn check_ends(segments: &[Arc<Segment>], end: Offset) -> Result<(), StorageError> {
+    let next = segments.iter().skip(1).map(|s| s.base_offset).chain([end]);
+    for (segment, next) in segments.iter().zip(next) {
+        let mut position = segment.index.read().last_position();
+        let mut ends_at = segment.base_offset;
+        while position < segment.bytes() {
+            let (header, _) = segment.header_at(position)?;
+            position += header.size_in_bytes() as u64;
+            ends_at = header.last_offset() + 1;
+        }
+        if ends_at != next {
+            return Err(StorageError::corrupt(
+                segment.path(),
+                format!("ends before offset {ends_at} instead of {next}"),
+            ));
+        }
+        // Nobody reads yet: the first call forgets the use, the second one unmaps.
+        segment.release_idle_mapping();
+        segment.release_idle_mapping();
+        segment.close_file();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

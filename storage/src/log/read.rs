@@ -95,27 +95,38 @@ fn read_segment(
     if segment.bytes() == 0 {
         return Ok(true);
     }
-    let map = segment.map()?;
-    let Some(position) = segment.position_of(&map, read.next_offset)? else {
+    let Some(position) = segment.position_of(read.next_offset)? else {
         return Ok(true);
     };
     let end = segment.bytes();
     let mut to = position;
     let mut more = true;
+    // One view a read: what lies behind it is the next read's.
+    let mut view = None;
     while to < end {
-        let header = segment.header_at(&map, to)?;
+        let (header, header_view) = segment.header_at(to)?;
         let size = header.size_in_bytes();
         let within = (to - position) as usize + size <= max_bytes;
         if header.base_offset >= upper || !(within || first_free) {
             more = false;
             break;
         }
+        let batch_end = to + size as u64;
+        match &view {
+            None if batch_end <= header_view.end() => view = Some(header_view),
+            None => view = Some(segment.view(to, batch_end)?),
+            Some(view) if batch_end > view.end() => {
+                more = false;
+                break;
+            }
+            Some(_) => {}
+        }
         first_free = false;
-        to += size as u64;
+        to = batch_end;
         read.next_offset = header.last_offset() + 1;
     }
-    if to > position {
-        let slice = map.slice(position as usize..to as usize);
+    if let Some(view) = view {
+        let slice = view.slice(position, to);
         read.bytes += slice.len();
         read.slices.push(slice);
     }

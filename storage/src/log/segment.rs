@@ -1,8 +1,8 @@
 //! One segment: a `.log` file of whole batches and its two sparse indexes.
 //!
-//! Written with `pwrite`, read through a mapping that covers all the segment may become. The length
-//! readers may touch is published after the bytes are written, so no page past the end of the file
-//! is ever touched.
+//! Written with `pwrite`, read through mapped windows of the file. The length readers may touch is
+//! published after the bytes are written, so no page past the end of the file is ever touched. A
+//! window is small, so that a broker's memory does not grow with what its consumers read.
 
 use super::index::{OffsetEntry, SegmentIndex, TimeEntry};
 use crate::batch::{BatchHeader, HEADER_BYTES};
@@ -17,6 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Bytes of a window; windows begin at multiples of half of it, so that any read of up to half a
+/// window lies within one.
+const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// Windows begin at multiples of the page size, whatever it is on this machine.
+const PAGE_BYTES: u64 = 64 * 1024;
 
 /// Most slices one `pwritev` takes (Linux's `IOV_MAX`).
 const IOV_MAX: usize = 1024;
@@ -35,6 +41,31 @@ impl AsRef<[u8]> for Mapping {
     }
 }
 
+/// Mapped bytes of a segment.
+#[derive(Clone)]
+pub struct View {
+    /// Where in the file the view begins.
+    base: u64,
+    bytes: Bytes,
+}
+
+impl View {
+    /// Position in the file at which the view ends.
+    pub fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    fn covers(&self, from: u64, to: u64) -> bool {
+        from >= self.base && to <= self.end()
+    }
+
+    /// Bytes `[from, to)` of the file, which lie within the view.
+    pub fn slice(&self, from: u64, to: u64) -> Bytes {
+        self.bytes
+            .slice((from - self.base) as usize..(to - self.base) as usize)
+    }
+}
+
 pub struct Segment {
     pub base_offset: Offset,
     path: PathBuf,
@@ -42,8 +73,9 @@ pub struct Segment {
     capacity: u64,
     published: AtomicU64,
     file: Mutex<Option<Arc<File>>>,
-    mapping: RwLock<Option<Bytes>>,
-    /// The mapping was used since the last look.
+    /// The window used last.
+    mapping: RwLock<Option<View>>,
+    /// The window was used since the last look.
     mapping_used: AtomicBool,
     pub index: RwLock<SegmentIndex>,
     max_timestamp: AtomicI64,
@@ -234,10 +266,9 @@ impl Segment {
         if position >= end {
             return Ok(());
         }
-        let map = self.map()?;
         let mut first = true;
         while position < end {
-            let header = self.header_at(&map, position)?;
+            let (header, _) = self.header_at(position)?;
             let indexed = first && position > 0;
             if !indexed {
                 self.index_batch(&header, position, interval);
@@ -254,15 +285,19 @@ impl Segment {
         Ok(())
     }
 
-    /// The mapped file; only `[0, bytes())` may be touched.
-    pub fn map(&self) -> Result<Bytes, StorageError> {
+    /// A view that covers `[from, to)`, which readers may touch up to `bytes()`.
+    pub fn view(&self, from: u64, to: u64) -> Result<View, StorageError> {
         self.mapping_used.store(true, Ordering::Relaxed);
-        if let Some(map) = &*self.mapping.read() {
-            return Ok(map.clone());
+        if let Some(view) = &*self.mapping.read()
+            && view.covers(from, to)
+        {
+            return Ok(view.clone());
         }
-        let mut mapping = self.mapping.write();
-        if let Some(map) = &*mapping {
-            return Ok(map.clone());
+        let mut base = from - from % (WINDOW_BYTES / 2);
+        let mut end = (base + WINDOW_BYTES).min(self.capacity);
+        if end < to {
+            base = from - from % PAGE_BYTES;
+            end = to;
         }
         let file = self.file()?;
         // SAFETY: the mapping is read-only and every reader stays below `published`, which lies
@@ -270,13 +305,17 @@ impl Segment {
         // are never written again, so the slices handed out do not change.
         let map = unsafe {
             MmapOptions::new()
-                .len(self.capacity as usize)
+                .offset(base)
+                .len((end - base) as usize)
                 .map(&*file)
                 .map_err(|e| StorageError::io(&self.path, e))?
         };
-        let bytes = Bytes::from_owner(Mapping(Arc::new(map)));
-        *mapping = Some(bytes.clone());
-        Ok(bytes)
+        let view = View {
+            base,
+            bytes: Bytes::from_owner(Mapping(Arc::new(map))),
+        };
+        *self.mapping.write() = Some(view.clone());
+        Ok(view)
     }
 
     /// Drops the mapping when nobody used it since the last call.
@@ -293,30 +332,32 @@ impl Segment {
         }
     }
 
-    pub fn header_at(&self, map: &Bytes, position: u64) -> Result<BatchHeader, StorageError> {
-        let end = self.bytes() as usize;
-        let at = position as usize;
-        let bytes = map
-            .get(at..end.min(at + HEADER_BYTES))
-            .ok_or_else(|| StorageError::corrupt(&self.path, "position past the end"))?;
-        let header = BatchHeader::parse(bytes)
+    /// The header of the batch at `position`, and a view that covers at least the header.
+    pub fn header_at(&self, position: u64) -> Result<(BatchHeader, View), StorageError> {
+        let end = self.bytes();
+        let header_end = position + HEADER_BYTES as u64;
+        if header_end > end {
+            return Err(StorageError::corrupt(&self.path, "position past the end"));
+        }
+        let view = self.view(position, header_end)?;
+        let header = BatchHeader::parse(&view.slice(position, header_end))
             .map_err(|e| StorageError::corrupt(&self.path, format!("at byte {position}: {e}")))?;
-        if at + header.size_in_bytes() > end {
+        if position + header.size_in_bytes() as u64 > end {
             return Err(StorageError::corrupt(
                 &self.path,
                 format!("the batch at byte {position} is cut"),
             ));
         }
-        Ok(header)
+        Ok((header, view))
     }
 
     /// Position of the batch that contains `offset`, or of the first one after it.
-    pub fn position_of(&self, map: &Bytes, offset: Offset) -> Result<Option<u64>, StorageError> {
+    pub fn position_of(&self, offset: Offset) -> Result<Option<u64>, StorageError> {
         let relative = (offset - self.base_offset).max(0) as u64;
         let mut position = self.index.read().position_before(relative);
         let end = self.bytes();
         while position < end {
-            let header = self.header_at(map, position)?;
+            let (header, _) = self.header_at(position)?;
             if header.last_offset() >= offset {
                 return Ok(Some(position));
             }

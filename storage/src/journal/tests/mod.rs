@@ -199,6 +199,30 @@ fn a_single_record_may_be_larger_than_a_file() {
     again.close();
 }
 
+/// On a real file system, where direct I/O insists on alignment.
+#[test]
+fn direct_writes_of_any_size_come_back() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = JournalConfig {
+        direct_io: true,
+        ..config(dir.path())
+    };
+    let (journal, _) = Journal::open(config).expect("the journal opens");
+    let mut expected = Groups::new();
+    for (index, bytes) in [0, 1, 4_000, 4_026, 4_027, 4_096, 9_000, 70_000, 3]
+        .iter()
+        .enumerate()
+    {
+        let record = entry(1, index as u64, vec![7; *bytes]);
+        apply(&mut expected, &record);
+        write(&journal, vec![record]);
+    }
+    journal.close();
+    let (recovered, _) = recover(dir.path()).expect("the files are readable");
+    assert_eq!(recovered.damage, None);
+    assert_eq!(recovered.groups, expected);
+}
+
 #[test]
 fn completions_run_in_order_and_counters_add_up() {
     let dir = scratch();

@@ -195,6 +195,38 @@ fn missing_synced_bytes_are_an_error() {
     }
 }
 
+/// A closed segment that lost its end must not be read as if nothing had been there.
+#[test]
+fn a_closed_segment_without_its_end_is_an_error() {
+    let (crashed, log) = crashed(3);
+    let closed = log.segments().remove(1);
+    let bytes = std::fs::read(&closed.path).expect("the segment");
+    let name = closed.path.file_name().expect("a name");
+    drop(log);
+    for cut in 0..bytes.len() {
+        let copy = copy_dir(crashed.dir.path());
+        std::fs::write(copy.path().join(name), &bytes[..cut]).expect("cut");
+        for without_index in [false, true] {
+            if without_index {
+                let index = Path::new(name).with_extension("index");
+                std::fs::remove_file(copy.path().join(index)).expect("removed");
+            }
+            let opened = open_with(copy.path(), small(), Some(&crashed.checkpoint));
+            assert!(
+                matches!(opened, Err(StorageError::Corrupt { .. })),
+                "cut at {cut}"
+            );
+        }
+    }
+    let copy = copy_dir(crashed.dir.path());
+    std::fs::remove_file(copy.path().join(name)).expect("removed");
+    let opened = open_with(copy.path(), small(), Some(&crashed.checkpoint));
+    assert!(
+        matches!(opened, Err(StorageError::Corrupt { .. })),
+        "removed"
+    );
+}
+
 #[test]
 fn each_flush_is_a_point_to_return_to() {
     let dir = scratch();
