@@ -132,7 +132,11 @@ fn next_group(image: &mut MetadataImage) -> GroupId {
 }
 
 fn create_topic(image: &mut MetadataImage, command: &TopicRecord) -> Reply {
-    if image.topics.contains_key(&command.name) {
+    if let Some(known) = image.topics.get(&command.name) {
+        if known.id.as_bytes()[..] == command.id {
+            // The proposer tried again after it lost the answer.
+            return Reply::default();
+        }
         return refused(
             Refusal::TopicAlreadyExists,
             format!("Topic '{}' already exists.", command.name),

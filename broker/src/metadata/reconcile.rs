@@ -44,9 +44,14 @@ pub async fn run(
             },
             Ordering::Release,
         );
+        let pause = if broker.node.metadata_is_current() {
+            Duration::from_secs(1)
+        } else {
+            Duration::from_millis(100)
+        };
         let retry = async {
             if failed {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(pause).await;
             } else {
                 std::future::pending::<()>().await;
             }
@@ -91,6 +96,12 @@ async fn open_topic(
                 }
                 configs.insert(partition.group, config.clone());
             }
+            continue;
+        }
+        // A replica the journal does not know begins empty. Old metadata may name one whose topic
+        // is deleted by now, in the folder of a later topic of the same name.
+        if !broker.node.knows(partition.group) && !broker.node.metadata_is_current() {
+            all = false;
             continue;
         }
         let folder = MetadataImage::folder(&topic.name, index);

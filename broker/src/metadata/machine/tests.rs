@@ -40,6 +40,17 @@ fn a_second_create_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_create_that_comes_twice_succeeds_once() {
+    let mut image = MetadataImage::default();
+    let record = topic("a", 2);
+    apply(&mut image, envelope(Command::CreateTopic(record.clone())));
+    let before = image.clone();
+    let reply = apply(&mut image, envelope(Command::CreateTopic(record)));
+    assert_eq!(reply.refusal(), Refusal::None);
+    assert_eq!(image, before);
+}
+
+#[test]
 fn groups_and_producer_ids_are_never_used_twice() {
     let mut image = MetadataImage::default();
     let first = topic("a", 3);
