@@ -1,0 +1,50 @@
+//! What producer, consumer and admin share: where the cluster is, and how long to wait for it.
+
+use std::time::Duration;
+
+/// How to reach a cluster.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Addresses (`host:port`) to learn the cluster from; one that answers is enough.
+    pub bootstrap: Vec<String>,
+    /// Name that brokers show in their logs.
+    pub client_id: String,
+    /// For one TCP connection and its version negotiation.
+    pub connect_timeout: Duration,
+    /// For one request, after which its connection is given up.
+    pub request_timeout: Duration,
+    /// For one call of this crate with all its retries.
+    pub call_timeout: Duration,
+    /// How long a topic that no broker knows is looked for: news of a new topic takes a moment to
+    /// reach every broker.
+    pub unknown_topic_timeout: Duration,
+    /// Pause before the first retry; each further one doubles it, up to [`Self::backoff_max`].
+    pub backoff: Duration,
+    pub backoff_max: Duration,
+    /// Age after which the cached view of the cluster is fetched anew.
+    pub metadata_age_max: Duration,
+    /// The largest answer taken from a broker.
+    pub response_bytes_max: usize,
+}
+
+impl ClientConfig {
+    /// Defaults with these addresses, given as `host:port[,host:port...]`.
+    pub fn new(bootstrap: &str) -> ClientConfig {
+        ClientConfig {
+            bootstrap: bootstrap
+                .split(',')
+                .map(|address| address.trim().to_owned())
+                .filter(|address| !address.is_empty())
+                .collect(),
+            client_id: "tidelog".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(60),
+            unknown_topic_timeout: Duration::from_secs(3),
+            backoff: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+            metadata_age_max: Duration::from_secs(300),
+            response_bytes_max: 128 << 20,
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! One TCP connection to a broker: requests are pipelined, answers found by correlation id.
+//!
+//! A task writes and a task reads; both end when the last handle is dropped or anything fails, and
+//! then every waiting request fails with the same reason.
+
+use crate::config::ClientConfig;
+use crate::error::{Error, ErrorCode, Result};
+use crate::versions::ApiVersions;
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Frames waiting to be written; callers bound the bytes in them.
+const OUTGOING_FRAMES_MAX: usize = 64;
+const UNSUPPORTED_VERSION: i16 = 35;
+
+/// A handle; clones share the connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    address: Arc<str>,
+    client_id: StrBytes,
+    versions: ApiVersions,
+    outgoing: mpsc::Sender<Outgoing>,
+    waiting: Arc<Waiting>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    frame: Bytes,
+    /// Told when the frame is written, for requests that get no answer.
+    written: Option<oneshot::Sender<()>>,
+}
+
+/// Requests whose answers are awaited.
+#[derive(Debug)]
+struct Waiting {
+    state: Mutex<WaitingState>,
+}
+
+#[derive(Debug)]
+struct WaitingState {
+    next_correlation_id: i32,
+    replies: HashMap<i32, oneshot::Sender<Bytes>>,
+    /// Why the connection ended, once it did.
+    closed: Option<String>,
+}
+
+impl Waiting {
+    fn close(&self, reason: String) {
+        let replies = {
+            let mut state = self.state.lock();
+            state.closed.get_or_insert(reason);
+            std::mem::take(&mut state.replies)
+        };
+        // A dropped sender is how a waiting request learns of it.
+        drop(replies);
+    }
+}
+
+impl Connection {
+    /// Connects to `address` (`host:port`) and agrees on versions, within the connect timeout.
+    pub(crate) async fn open(address: &str, config: &ClientConfig) -> Result<Connection> {
+        let address: Arc<str> = address.into();
+        let fail = |reason: String| Error::Connection {
+            address: address.clone(),
+            reason,
+        };
+        let opening = async {
+            let stream = TcpStream::connect(&*address)
+                .await
+                .map_err(|e| fail(e.to_string()))?;
+            stream.set_nodelay(true).map_err(|e| fail(e.to_string()))?;
+            let mut connection = Connection::start(address.clone(), stream, config);
+            let versions = connection.ask_versions(config.request_timeout).await?;
+            match Arc::get_mut(&mut connection.inner) {
+                Some(inner) => inner.versions = versions,
+                None => unreachable!("no handle was given away yet"),
+            }
+            Ok(connection)
+        };
+        match timeout(config.connect_timeout, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(fail(format!(
+                "no answer within {} ms",
+                config.connect_timeout.as_millis()
+            ))),
+        }
+    }
+
+    fn start(address: Arc<str>, stream: TcpStream, config: &ClientConfig) -> Connection {
+        let waiting = Arc::new(Waiting {
+            state: Mutex::new(WaitingState {
+                next_correlation_id: 0,
+                replies: HashMap::new(),
+                closed: None,
+            }),
+        });
+        let (reader, writer) = stream.into_split();
+        let (outgoing, frames) = mpsc::channel(OUTGOING_FRAMES_MAX);
+        let tasks = [
+            tokio::spawn(write_frames(writer, frames, waiting.clone())),
+            tokio::spawn(read_frames(
+                reader,
+                waiting.clone(),
+                config.response_bytes_max,
+            )),
+        ];
+        Connection {
+            inner: Arc::new(Inner {
+                address,
+                client_id: StrBytes::from_string(config.client_id.clone()),
+                versions: ApiVersions::default(),
+                outgoing,
+                waiting,
+                tasks,
+            }),
+        }
+    }
+
+    pub(crate) fn address(&self) -> &Arc<str> {
+        &self.inner.address
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.waiting.state.lock().closed.is_some()
+    }
+
+    /// The highest version of `R` both sides speak, at most `max`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when there is none.
+    pub(crate) fn version<R: Request>(&self, max: i16) -> Result<i16> {
+        self.inner
+            .versions
+            .negotiate::<R>(max)
+            .ok_or_else(|| Error::Unsupported {
+                address: self.inner.address.clone(),
+                api: R::KEY,
+            })
+    }
+
+    /// Sends `request` and returns the answer. Requests leave in the order of these calls' first
+    /// polls.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] when no answer comes within `limit`; the connection is then closed,
+    /// because a broker answers in order.
+    pub(crate) async fn send<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+        limit: Duration,
+    ) -> Result<R::Response> {
+        let (id, reply) = self.expect_reply()?;
+        let answered = async {
+            self.write(id, version, request, None).await?;
+            reply.await.map_err(|_| self.closed())
+        };
+        let frame = match timeout(limit, answered).await {
+            Ok(frame) => frame?,
+            Err(_) => {
+                let reason = format!("no answer within {} ms", limit.as_millis());
+                self.inner.waiting.close(reason);
+                return Err(self.closed());
+            }
+        };
+        self.decode::<R::Response>(frame, version)
+    }
+
+    /// Sends a request that gets no answer (Produce with `acks=0`); returns when it is written.
+    pub(crate) async fn send_unanswered<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+        limit: Duration,
+    ) -> Result<()> {
+        let id = self.next_id()?;
+        let (written, done) = oneshot::channel();
+        let writing = async {
+            self.write(id, version, request, Some(written)).await?;
+            done.await.map_err(|_| self.closed())
+        };
+        timeout(limit, writing).await.unwrap_or_else(|_| {
+            let reason = format!("not written within {} ms", limit.as_millis());
+            self.inner.waiting.close(reason);
+            Err(self.closed())
+        })
+    }
+
+    fn next_id(&self) -> Result<i32> {
+        let mut state = self.inner.waiting.state.lock();
+        if state.closed.is_some() {
+            drop(state);
+            return Err(self.closed());
+        }
+        let id = state.next_correlation_id;
+        state.next_correlation_id = id.wrapping_add(1);
+        Ok(id)
+    }
+
+    fn expect_reply(&self) -> Result<(i32, oneshot::Receiver<Bytes>)> {
+        let id = self.next_id()?;
+        let (sender, reply) = oneshot::channel();
+        let mut state = self.inner.waiting.state.lock();
+        if state.closed.is_some() {
+            drop(state);
+            return Err(self.closed());
+        }
+        state.replies.insert(id, sender);
+        Ok((id, reply))
+    }
+
+    async fn write<R: Request>(
+        &self,
+        id: i32,
+        version: i16,
+        request: &R,
+        written: Option<oneshot::Sender<()>>,
+    ) -> Result<()> {
+        let frame = self.encode(id, version, request)?;
+        let outgoing = Outgoing { frame, written };
+        let sent = self.inner.outgoing.send(outgoing).await;
+        sent.map_err(|_| self.closed())
+    }
+
+    fn encode<R: Request>(&self, id: i32, version: i16, request: &R) -> Result<Bytes> {
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(id)
+            .with_client_id(Some(self.inner.client_id.clone()));
+        let header_version = R::header_version(version);
+        let encode = || -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+            let length = header.compute_size(header_version)? + request.compute_size(version)?;
+            let mut frame = BytesMut::with_capacity(4 + length);
+            frame.extend_from_slice(&i32::try_from(length)?.to_be_bytes());
+            header.encode(&mut frame, header_version)?;
+            request.encode(&mut frame, version)?;
+            Ok(frame.freeze())
+        };
+        encode().map_err(|e| Error::Malformed {
+            address: self.inner.address.clone(),
+            reason: format!("cannot encode API {} version {version}: {e}", R::KEY),
+        })
+    }
+
+    fn decode<T: Decodable + HeaderVersion>(&self, mut frame: Bytes, version: i16) -> Result<T> {
+        let header = ResponseHeader::decode(&mut frame, T::header_version(version));
+        header
+            .and_then(|_| T::decode(&mut frame, version))
+            .map_err(|e| Error::Malformed {
+                address: self.inner.address.clone(),
+                reason: e.to_string(),
+            })
+    }
+
+    /// A broker that does not know our version of ApiVersions answers in version 0 with what it
+    /// does know (KIP-511).
+    async fn ask_versions(&self, limit: Duration) -> Result<ApiVersions> {
+        let newest = <ApiVersionsRequest as kafka_protocol::protocol::Message>::VERSIONS.max;
+        let mut version = newest;
+        loop {
+            let mut request = ApiVersionsRequest::default();
+            if version >= 3 {
+                request.client_software_name = StrBytes::from_static_str("tidelog-client");
+                request.client_software_version =
+                    StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
+            }
+            let (id, reply) = self.expect_reply()?;
+            let answered = async {
+                self.write(id, version, &request, None).await?;
+                reply.await.map_err(|_| self.closed())
+            };
+            let Ok(frame) = timeout(limit, answered).await else {
+                return Err(self.closed());
+            };
+            let frame = frame?;
+            // The correlation id, then the error code, in every version.
+            let refused = frame.get(4..6) == Some(&UNSUPPORTED_VERSION.to_be_bytes()[..]);
+            let response: ApiVersionsResponse =
+                self.decode(frame, if refused { 0 } else { version })?;
+            if !refused {
+                Error::check("ApiVersions", response.error_code, None)?;
+                return Ok(ApiVersions::new(&response));
+            }
+            let theirs = ApiVersions::new(&response)
+                .negotiate::<ApiVersionsRequest>(version - 1)
+                .unwrap_or(0);
+            if version == 0 {
+                return Err(Error::broker("ApiVersions", ErrorCode(UNSUPPORTED_VERSION)));
+            }
+            version = theirs;
+        }
+    }
+
+    fn closed(&self) -> Error {
+        let state = self.inner.waiting.state.lock();
+        Error::Connection {
+            address: self.inner.address.clone(),
+            reason: state.closed.clone().unwrap_or_else(|| "closed".to_owned()),
+        }
+    }
+}
+
+async fn write_frames(
+    mut writer: OwnedWriteHalf,
+    mut frames: mpsc::Receiver<Outgoing>,
+    waiting: Arc<Waiting>,
+) {
+    while let Some(outgoing) = frames.recv().await {
+        if let Err(e) = writer.write_all(&outgoing.frame).await {
+            return waiting.close(e.to_string());
+        }
+        if let Some(written) = outgoing.written {
+            // The caller may have stopped waiting.
+            let _ = written.send(());
+        }
+    }
+}
+
+async fn read_frames(mut reader: OwnedReadHalf, waiting: Arc<Waiting>, frame_bytes_max: usize) {
+    let reason = loop {
+        match read_frame(&mut reader, frame_bytes_max).await {
+            Ok(frame) => {
+                let id = (&frame[..4]).get_i32();
+                let reply = waiting.state.lock().replies.remove(&id);
+                match reply {
+                    // The caller may have stopped waiting.
+                    Some(reply) => drop(reply.send(frame)),
+                    None => break format!("an answer to request {id}, which was not sent"),
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                break "the broker closed it".to_owned();
+            }
+            Err(e) => break e.to_string(),
+        }
+    };
+    waiting.close(reason);
+}
+
+/// Reads one frame without its length. At least the correlation id is in it.
+async fn read_frame(reader: &mut OwnedReadHalf, bytes_max: usize) -> std::io::Result<Bytes> {
+    let length = reader.read_i32().await?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| (4..=bytes_max).contains(length))
+        .ok_or_else(|| {
+            std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                format!("an answer of {length} bytes; between 4 and {bytes_max} are taken"),
+            )
+        })?;
+    // Memory is taken as bytes arrive, not for what a length claims.
+    let mut frame = BytesMut::with_capacity(length.min(1 << 20));
+    let mut limited = reader.take(length as u64);
+    while frame.len() < length {
+        if limited.read_buf(&mut frame).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(frame.freeze())
+}

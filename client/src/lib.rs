@@ -1,0 +1,24 @@
+//! Client of Tidelog and of every other broker that speaks the Kafka protocol.
+//!
+//! The rooms: [`ClientConfig`] says where the cluster is; `connection` is one TCP connection,
+//! `versions` what it may speak, `cluster` all of them with the cached view of topics and leaders,
+//! `retry` when to try again.
+
+mod batch;
+mod cluster;
+mod compression;
+mod config;
+mod connection;
+mod error;
+mod metadata;
+mod partitioner;
+mod record;
+mod retry;
+mod versions;
+
+pub use compression::Compression;
+pub use config::ClientConfig;
+pub use error::{Error, ErrorCode, Result};
+pub use metadata::{BrokerInfo, PartitionInfo, TopicInfo};
+pub use partitioner::partition_of_key;
+pub use record::{ConsumerRecord, Header, Record};
