@@ -2,12 +2,36 @@
 
 use super::dispatch::served;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::ApiVersionsResponse;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
 
-pub fn response(error_code: i16) -> ApiVersionsResponse {
+/// First version in which the client says what it is.
+const FIRST_WITH_CLIENT: i16 = 3;
+
+/// Answers a request in a version that is served.
+pub fn answer(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
+    let named = |text: &str| {
+        // KIP-511: letters, digits, dots and dashes, neither of the two at the ends.
+        let inner = |c: u8| c.is_ascii_alphanumeric() || c == b'.' || c == b'-';
+        let ends = |c: Option<&u8>| c.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = text.as_bytes();
+        ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(|c| inner(*c))
+    };
+    let valid = version < FIRST_WITH_CLIENT
+        || (named(&request.client_software_name) && named(&request.client_software_version));
+    if valid {
+        response(0, None)
+    } else {
+        ApiVersionsResponse::default()
+            .with_error_code(ResponseError::InvalidRequest.code())
+            .with_finalized_features_epoch(-1)
+    }
+}
+
+fn response(error_code: i16, only: Option<ApiKey>) -> ApiVersionsResponse {
     let keys = served()
         .into_iter()
+        .filter(|(api, ..)| only.is_none_or(|only| only == *api))
         .map(|(api, min, max)| {
             ApiVersion::default()
                 .with_api_key(api as i16)
@@ -21,7 +45,10 @@ pub fn response(error_code: i16) -> ApiVersionsResponse {
         .with_finalized_features_epoch(-1)
 }
 
-/// The answer to a version that is not served.
+/// The answer to a version that is not served: the versions of this API alone, as in Kafka.
 pub fn unsupported() -> ApiVersionsResponse {
-    response(ResponseError::UnsupportedVersion.code())
+    response(
+        ResponseError::UnsupportedVersion.code(),
+        Some(ApiKey::ApiVersions),
+    )
 }

@@ -63,9 +63,10 @@ macro_rules! apis {
                     Ok(Box::pin(fetch::handle(context, head, request)))
                 }
                 ApiKey::ApiVersions => {
-                    decode::<ApiVersionsRequest>(&mut body, head)?;
+                    let request = decode::<ApiVersionsRequest>(&mut body, head)?;
+                    let response = api_versions::answer(&request, head.version);
                     Ok(Box::pin(std::future::ready(
-                        head.encode(&api_versions::response(0)).map(Some),
+                        head.encode(&response).map(Some),
                     )))
                 }
                 $(ApiKey::$api => {

@@ -15,6 +15,13 @@ pub async fn handle(
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1)
     };
+    if request
+        .transactional_id
+        .as_deref()
+        .is_some_and(|id| id.is_empty())
+    {
+        return refuse(ResponseError::InvalidRequest);
+    }
     if request.transactional_id.is_some() {
         // There is no transaction coordinator yet; this tells the client that trying again is no use.
         return refuse(ResponseError::TransactionalIdAuthorizationFailed);

@@ -15,6 +15,15 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
+/// Special timestamps and the version each came with.
+const SPECIAL: [(i64, i16); 6] = [
+    (LATEST, 1),
+    (EARLIEST, 1),
+    (MAX_TIMESTAMP, 7),
+    (EARLIEST_LOCAL, 8),
+    (LATEST_TIERED, 9),
+    (EARLIEST_PENDING_UPLOAD, 11),
+];
 const FIRST_WITH_LEADER_EPOCH: i16 = 4;
 const READ_COMMITTED: i8 = 1;
 
@@ -28,16 +37,22 @@ pub async fn handle(
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for partition in &asked.partitions {
             partitions.push(
-                find(context, &asked.name, partition, request.isolation_level)
-                    .await
-                    .unwrap_or_else(|error| {
-                        ListOffsetsPartitionResponse::default()
-                            .with_partition_index(partition.partition_index)
-                            .with_error_code(error.code())
-                            .with_timestamp(-1)
-                            .with_offset(-1)
-                            .with_leader_epoch(-1)
-                    }),
+                find(
+                    context,
+                    &asked.name,
+                    partition,
+                    request.isolation_level,
+                    version,
+                )
+                .await
+                .unwrap_or_else(|error| {
+                    ListOffsetsPartitionResponse::default()
+                        .with_partition_index(partition.partition_index)
+                        .with_error_code(error.code())
+                        .with_timestamp(-1)
+                        .with_offset(-1)
+                        .with_leader_epoch(-1)
+                }),
             );
             if version < FIRST_WITH_LEADER_EPOCH
                 && let Some(answer) = partitions.last_mut()
@@ -59,7 +74,15 @@ async fn find(
     name: &str,
     asked: &ListOffsetsPartition,
     isolation_level: i8,
+    version: i16,
 ) -> Result<ListOffsetsPartitionResponse, ResponseError> {
+    let known = asked.timestamp >= 0
+        || SPECIAL
+            .iter()
+            .any(|(special, since)| *special == asked.timestamp && version >= *since);
+    if !known {
+        return Err(ResponseError::UnsupportedVersion);
+    }
     let found = {
         let image = context.broker.metadata.load();
         let topic = find_topic(&image, name, uuid::Uuid::nil())?;
@@ -88,8 +111,7 @@ async fn find(
         // There is no tiered storage: nothing lies there, and nothing waits for it.
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => (-1, -1, -1),
         MAX_TIMESTAMP => by_time(log, None).await?.unwrap_or((-1, -1, -1)),
-        at if at >= 0 => by_time(log, Some(at)).await?.unwrap_or((-1, -1, -1)),
-        _ => return Err(ResponseError::InvalidRequest),
+        at => by_time(log, Some(at)).await?.unwrap_or((-1, -1, -1)),
     };
     Ok(ListOffsetsPartitionResponse::default()
         .with_partition_index(asked.partition_index)
