@@ -7,6 +7,7 @@ use std::sync::Once;
 use tidelog_storage::journal::{Recovered, read_journal_bytes};
 
 const BLOCK: usize = 4096;
+const KEY: u64 = 5;
 static CHECKED: Once = Once::new();
 
 fuzz_target!(|data: &[u8]| {
@@ -32,10 +33,11 @@ fn check(recovered: &Recovered) {
 fn file_with(payload: &[u8]) -> Vec<u8> {
     let mut file = b"TIDEJRN1".to_vec();
     file.extend_from_slice(&1_u64.to_le_bytes());
+    file.extend_from_slice(&KEY.to_le_bytes());
     file.extend_from_slice(&crc32fast::hash(&file).to_le_bytes());
     file.resize(BLOCK, 0);
     file.extend_from_slice(&0x5444_4C42_u32.to_le_bytes());
-    file.extend_from_slice(&1_u64.to_le_bytes());
+    file.extend_from_slice(&KEY.to_le_bytes());
     file.extend_from_slice(&1_u64.to_le_bytes());
     file.extend_from_slice(&(payload.len() as u64).to_le_bytes());
     file.extend_from_slice(&1_u32.to_le_bytes());

@@ -1,13 +1,13 @@
 //! Creates, prepares and recycles the journal's files.
 
-use super::format::{BLOCK, file_header};
+use super::format::{BLOCK, FileHead};
 use super::recovery::{Position, SUFFIX};
 use super::{Checkpointer, Journal, JournalConfig, Shared};
 use crate::error::StorageError;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, OFlags};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub struct ActiveFile {
     pub file: File,
     pub path: PathBuf,
     pub sequence: u64,
+    pub key: u64,
     /// Where the next batch goes.
     pub position: u64,
     pub bytes: u64,
@@ -173,7 +174,8 @@ impl FileSet {
     ) -> io::Result<ActiveFile> {
         let (file, synchronous) = open_for_writing(working, self.direct_io)?;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
-        let aligned = Aligned::copy_of(&file_header(sequence));
+        let key = random_key()?;
+        let aligned = Aligned::copy_of(&FileHead { sequence, key }.block());
         file.write_all_at(aligned.as_slice(), 0)?;
         file.sync_data()?;
         std::fs::rename(working, path)?;
@@ -182,6 +184,7 @@ impl FileSet {
             file,
             path: path.to_owned(),
             sequence,
+            key,
             position: BLOCK as u64,
             bytes,
             synchronous,
@@ -234,6 +237,13 @@ fn open_for_writing(path: &Path, direct_io: bool) -> io::Result<(File, bool)> {
         }
     }
     Ok((open(OFlags::empty())?, false))
+}
+
+/// Nobody who writes records may guess it.
+fn random_key() -> io::Result<u64> {
+    let mut key = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut key)?;
+    Ok(u64::from_le_bytes(key))
 }
 
 pub fn sync_dir(dir: &Path) -> io::Result<()> {

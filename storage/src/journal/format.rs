@@ -1,9 +1,9 @@
 //! Bytes of the journal: file header, batch header, records.
 //!
 //! A file is a 4 KiB header block and then batches, each beginning on a 4 KiB boundary. One batch is
-//! one sync. Each batch names its file's sequence number, which is never used twice, and batch numbers
-//! go on over all files: the bytes a recycled file still holds are never taken for its own, and a
-//! batch that is gone leaves a gap.
+//! one sync. Each batch carries its file's key, a random number drawn whenever a file is begun, so the
+//! bytes a recycled file still holds are never taken for its own, whatever clients made them look
+//! like. Batch numbers go on over all files, so a batch that is gone leaves a gap.
 
 use super::{EntryRecord, Record};
 use crate::ids::GroupId;
@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 pub const BLOCK: usize = 4096;
 pub const BATCH_HEADER: usize = 40;
+/// Bytes of the first block that are in use.
+pub const FILE_HEADER: usize = 28;
 const FILE_MAGIC: [u8; 8] = *b"TIDEJRN1";
 const BATCH_MAGIC: u32 = 0x5444_4C42;
 /// Larger lengths are damage: no record batch can be this long.
@@ -28,29 +30,44 @@ pub fn blocks(len: usize) -> usize {
     len.div_ceil(BLOCK) * BLOCK
 }
 
-/// First block of a file.
-pub fn file_header(sequence: u64) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    block[..8].copy_from_slice(&FILE_MAGIC);
-    block[8..16].copy_from_slice(&sequence.to_le_bytes());
-    let crc = crc32fast::hash(&block[..16]);
-    block[16..20].copy_from_slice(&crc.to_le_bytes());
-    block
+/// Header of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileHead {
+    pub sequence: u64,
+    /// Random; every batch of the file repeats it.
+    pub key: u64,
 }
 
-/// Sequence number of a file, when its header is whole.
-pub fn parse_file_header(block: &[u8]) -> Option<u64> {
-    let crc = u32::from_le_bytes(block.get(16..20)?.try_into().ok()?);
-    if block[..8] != FILE_MAGIC || crc != crc32fast::hash(&block[..16]) {
-        return None;
+impl FileHead {
+    /// The file's first block.
+    pub fn block(&self) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        block[..8].copy_from_slice(&FILE_MAGIC);
+        block[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        block[16..24].copy_from_slice(&self.key.to_le_bytes());
+        let crc = crc32fast::hash(&block[..24]);
+        block[24..FILE_HEADER].copy_from_slice(&crc.to_le_bytes());
+        block
     }
-    Some(u64::from_le_bytes(block[8..16].try_into().ok()?))
+
+    pub fn parse(block: &[u8]) -> Option<FileHead> {
+        let block = block.get(..FILE_HEADER)?;
+        let crc = u32::from_le_bytes(block[24..].try_into().ok()?);
+        if block[..8] != FILE_MAGIC || crc != crc32fast::hash(&block[..24]) {
+            return None;
+        }
+        Some(FileHead {
+            sequence: u64::from_le_bytes(block[8..16].try_into().ok()?),
+            key: u64::from_le_bytes(block[16..24].try_into().ok()?),
+        })
+    }
 }
 
 /// Header of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHead {
-    pub file: u64,
+    /// Key of the file.
+    pub key: u64,
     pub batch: u64,
     pub payload_bytes: u64,
     pub records: u32,
@@ -61,7 +78,7 @@ pub struct BatchHead {
 impl BatchHead {
     pub fn write(&self, out: &mut [u8]) {
         out[0..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
-        out[4..12].copy_from_slice(&self.file.to_le_bytes());
+        out[4..12].copy_from_slice(&self.key.to_le_bytes());
         out[12..20].copy_from_slice(&self.batch.to_le_bytes());
         out[20..28].copy_from_slice(&self.payload_bytes.to_le_bytes());
         out[28..32].copy_from_slice(&self.records.to_le_bytes());
@@ -78,7 +95,7 @@ impl BatchHead {
             return None;
         }
         let head = BatchHead {
-            file: u64_at(4)?,
+            key: u64_at(4)?,
             batch: u64_at(12)?,
             payload_bytes: u64_at(20)?,
             records: u32_at(28)?,
@@ -89,26 +106,22 @@ impl BatchHead {
 }
 
 impl BatchHead {
-    /// Whether `bytes` were written as the head of a batch of file `file` newer than `last`, even if
-    /// some bits have changed since: with the checksum broken, the magic and the file's number, 96
-    /// bits, still agree but for one damaged byte.
-    pub fn was_meant(bytes: &[u8], file: u64, last: u64) -> bool {
+    /// Whether `bytes` were written as the head of a batch of the file with `key`, newer than `last`,
+    /// even if some bits have changed since: with the checksum broken, the magic and the key, 96 bits,
+    /// still agree but for one damaged byte.
+    pub fn was_meant(bytes: &[u8], key: u64, last: u64) -> bool {
         if let Some(head) = BatchHead::parse(bytes) {
-            return head.file == file && head.batch > last;
+            return head.key == key && head.batch > last;
         }
         let mut expected = [0; 12];
         expected[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
-        expected[4..].copy_from_slice(&file.to_le_bytes());
-        // An older file's head, whose number differs in a byte, is still whole and is not meant.
-        let checksum_of_another = bytes
-            .get(..BATCH_HEADER)
-            .is_some_and(|b| b[36..40] == crc32fast::hash(&b[..36]).to_le_bytes());
+        expected[4..].copy_from_slice(&key.to_le_bytes());
         let different = bytes
             .iter()
             .zip(expected)
             .filter(|(a, b)| **a != *b)
             .count();
-        bytes.len() >= BATCH_HEADER && !checksum_of_another && different <= 1
+        bytes.len() >= BATCH_HEADER && different <= 1
     }
 }
 

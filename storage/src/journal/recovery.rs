@@ -5,7 +5,7 @@
 //! acknowledged: that is damage, and is reported instead of silently shortening the log. (A flipped
 //! bit in the very last acknowledged batch looks like the first case; no single copy can tell.)
 
-use super::format::{BATCH_HEADER, BLOCK, BatchHead, RecordReader, blocks, parse_file_header};
+use super::format::{BATCH_HEADER, BLOCK, BatchHead, FileHead, RecordReader, blocks};
 use super::{EntryRecord, Record};
 use crate::error::StorageError;
 use crate::ids::GroupId;
@@ -171,7 +171,7 @@ fn wipe(torn: &JournalDamage) -> Result<(), StorageError> {
 /// Reads the bytes of one journal file; for fuzzing and offline inspection.
 pub fn read_journal_bytes(bytes: &[u8]) -> Recovered {
     let mut replay = Replay::default();
-    let sequence = parse_file_header(bytes.get(..BLOCK).unwrap_or_default()).unwrap_or(0);
+    let sequence = FileHead::parse(bytes).map_or(0, |head| head.sequence);
     let source = Source {
         bytes,
         path: Path::new(""),
@@ -220,18 +220,18 @@ impl Source<'_> {
 
 /// Reads one file's batches into `replay`, or only looks for them when `look_only`.
 fn scan(source: Source<'_>, last_batch: u64, replay: &mut Replay, look_only: bool) -> Scan {
-    let Source {
-        bytes, sequence, ..
-    } = source;
+    let (bytes, sequence) = (source.bytes, source.sequence);
     let mut result = Scan::default();
-    if parse_file_header(bytes.get(..BLOCK).unwrap_or_default()) != Some(sequence) {
+    let head = FileHead::parse(bytes).filter(|head| head.sequence == sequence);
+    let Some(FileHead { key, .. }) = head else {
+        // With the key unknown, any newer batch counts: a header is durable before its first batch.
         result.broken_at = Some(0);
-        result.found_after_break = later_batch(bytes, 0, sequence, last_batch);
+        result.found_after_break = later_batch(bytes, 0, None, last_batch);
         return result;
-    }
+    };
     let mut at = BLOCK;
     let mut last = last_batch;
-    while let Some((head, payload)) = valid_batch(bytes, at, sequence, last) {
+    while let Some((head, payload)) = valid_batch(bytes, at, Some(key), last) {
         result.batches += 1;
         last = head.batch;
         if !look_only {
@@ -248,8 +248,8 @@ fn scan(source: Source<'_>, last_batch: u64, replay: &mut Replay, look_only: boo
     }
     if at < bytes.len() {
         // The rest is what a recycled file held before, or zeros, or a torn batch.
-        result.found_after_break = later_batch(bytes, at, sequence, last);
-        if result.found_after_break || BatchHead::was_meant(&bytes[at..], sequence, last) {
+        result.found_after_break = later_batch(bytes, at, Some(key), last);
+        if result.found_after_break || BatchHead::was_meant(&bytes[at..], key, last) {
             result.broken_at = Some(at as u64);
         }
     }
@@ -261,10 +261,11 @@ fn last_batch_missing(last: u64, next: u64) -> bool {
     last != 0 && next != last + 1 && next != last + RESTART_GAP
 }
 
-/// The batch at `at`, when it belongs to this file, is newer than `last` and its payload is whole.
-fn valid_batch(bytes: &[u8], at: usize, sequence: u64, last: u64) -> Option<(BatchHead, &[u8])> {
+/// The batch at `at`, when it belongs to the file with `key`, is newer than `last` and its payload is
+/// whole.
+fn valid_batch(bytes: &[u8], at: usize, key: Option<u64>, last: u64) -> Option<(BatchHead, &[u8])> {
     let head = BatchHead::parse(bytes.get(at..)?)?;
-    if head.file != sequence || head.batch <= last {
+    if key.is_some_and(|key| key != head.key) || head.batch <= last {
         return None;
     }
     let start = at + BATCH_HEADER;
@@ -274,11 +275,11 @@ fn valid_batch(bytes: &[u8], at: usize, sequence: u64, last: u64) -> Option<(Bat
 }
 
 /// Whether a valid batch newer than `last` starts in some block after `from`.
-fn later_batch(bytes: &[u8], from: usize, sequence: u64, last: u64) -> bool {
+fn later_batch(bytes: &[u8], from: usize, key: Option<u64>, last: u64) -> bool {
     let first = from / BLOCK * BLOCK + BLOCK;
     (first..bytes.len())
         .step_by(BLOCK)
-        .any(|at| valid_batch(bytes, at, sequence, last).is_some())
+        .any(|at| valid_batch(bytes, at, key, last).is_some())
 }
 
 #[derive(Default)]

@@ -132,7 +132,7 @@ impl Writer {
         let payload = &out[start + BATCH_HEADER..];
         debug_assert_eq!(payload.len(), bytes, "records have the size they announce");
         let head = BatchHead {
-            file: self.active.sequence,
+            key: self.active.key,
             batch: self.next_batch,
             payload_bytes: payload.len() as u64,
             records: records as u32,

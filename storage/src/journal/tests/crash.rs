@@ -1,5 +1,6 @@
 //! What a crash or a failing disk leaves: torn tails are cut, damage is reported.
 
+use super::super::format::{BatchHead, FILE_HEADER};
 use super::*;
 
 /// One acknowledged batch.
@@ -168,7 +169,10 @@ fn any_blocks_of_an_unfinished_batch_are_a_torn_tail() {
     let all = written.batches.len();
     let blocks = (last.end - last.start).div_ceil(BLOCK);
     assert!(blocks >= 3);
-    for old in [vec![0; written.bytes.len()], foreign_batches(&written)] {
+    for old in [
+        vec![0; written.bytes.len()],
+        blocks_of_batches(&written, 77, 1 << 40, &[vote(1, b"older")]),
+    ] {
         for present in 0..1_usize << blocks {
             let mut bytes = old.clone();
             bytes[..last.start].copy_from_slice(&written.bytes[..last.start]);
@@ -191,20 +195,56 @@ fn any_blocks_of_an_unfinished_batch_are_a_torn_tail() {
     }
 }
 
-/// A file full of valid batches of another file, one in each block.
-fn foreign_batches(written: &Written) -> Vec<u8> {
-    let payload = b"older";
+/// Records are chosen by clients. What a recycled file still holds of them must not become part of
+/// the journal, even if it was made to look like batches of the file it will be.
+#[test]
+fn records_that_look_like_batches_are_neither_replayed_nor_damage() {
+    let written = written();
+    let end = blocks(written.batches.last().expect("a batch").end);
+    let last = last_head(&written);
+    let next = last.batch + 1;
+    let remove = [Record::Remove { group: GroupId(1) }];
+    let recover_with = |key: u64, batch: u64, first: usize| {
+        // `batch` is the number of the one in block `first`.
+        let batch_of_block_0 = batch - (first / BLOCK) as u64;
+        let forged = blocks_of_batches(&written, key, batch_of_block_0, &remove);
+        let mut bytes = written.bytes.clone();
+        bytes[first..].copy_from_slice(&forged[first..]);
+        written.recover_from(&bytes)
+    };
+    for key in [0, 1, 2, u64::MAX] {
+        for (batch, first) in [(next, end), (next, end + BLOCK), (1 << 40, end)] {
+            let recovered = recover_with(key, batch, first);
+            assert_eq!(recovered.damage, None, "key {key}, batch {batch}");
+            assert_eq!(Some(&recovered.groups), written.states.last(), "key {key}");
+        }
+    }
+    // They would work if the key could be known.
+    assert_eq!(
+        recover_with(last.key, next, end).groups.get(&GroupId(1)),
+        None
+    );
+}
+
+fn last_head(written: &Written) -> BatchHead {
+    let start = written.batches.last().expect("a batch").start;
+    BatchHead::parse(&written.bytes[start..]).expect("a head")
+}
+
+/// Valid batches, one in each block.
+fn blocks_of_batches(written: &Written, key: u64, first_batch: u64, records: &[Record]) -> Vec<u8> {
+    let payload = super::super::record_bytes_of(records);
     let mut bytes = vec![0; written.bytes.len()];
     for (i, block) in bytes.chunks_exact_mut(BLOCK).enumerate() {
-        let head = super::super::format::BatchHead {
-            file: 77,
-            batch: 1 << 40 | i as u64,
+        let head = BatchHead {
+            key,
+            batch: first_batch + i as u64,
             payload_bytes: payload.len() as u64,
             records: 1,
-            crc: crc32fast::hash(payload),
+            crc: crc32fast::hash(&payload),
         };
         head.write(&mut block[..BATCH_HEADER]);
-        block[BATCH_HEADER..BATCH_HEADER + payload.len()].copy_from_slice(payload);
+        block[BATCH_HEADER..BATCH_HEADER + payload.len()].copy_from_slice(&payload);
     }
     bytes
 }
@@ -223,8 +263,8 @@ fn a_flipped_bit_with_batches_after_it_is_damage_at_its_batch() {
             assert!(damage.to_string().contains("at byte"), "{damage}");
         }
     }
-    // In the file's own header, of which 20 bytes are in use.
-    for at in 0..20 {
+    // In the file's own header, of which these bytes are in use.
+    for at in 0..FILE_HEADER {
         let mut bytes = written.bytes.clone();
         bytes[at] ^= 1 << (at % 8);
         let damage = written.recover_from(&bytes).damage.expect("damage");
@@ -252,7 +292,7 @@ fn a_flipped_bit_in_the_last_batch_of_an_earlier_file_is_damage() {
     let (_, path) = list(dir.path()).expect("the folder").remove(0);
     let good = std::fs::read(&path).expect("read");
     let end = BATCH_HEADER + record_bytes(&vote(1, b"alone in its file"));
-    for at in (0..20).chain(BLOCK..BLOCK + end) {
+    for at in (0..FILE_HEADER).chain(BLOCK..BLOCK + end) {
         for bit in 0..8 {
             let mut bytes = good.clone();
             bytes[at] ^= 1 << bit;
