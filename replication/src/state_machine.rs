@@ -363,9 +363,13 @@ impl StateMachine {
         responders: &mut Vec<Option<ApplyResponder<TypeConfig>>>,
     ) -> io::Result<()> {
         let mut done = 0;
+        let mut waiting = false;
         while done < run.len() {
             match self.shared.apply_run(&run[done..])? {
                 Some(replies) => {
+                    if std::mem::take(&mut waiting) {
+                        tracing::info!(group = self.shared.group.0, "the disk has space again");
+                    }
                     self.shared.waiters.wake();
                     let count = replies.len();
                     for (responder, reply) in responders[done..].iter_mut().zip(replies) {
@@ -376,10 +380,12 @@ impl StateMachine {
                     done += count;
                 }
                 None => {
-                    tracing::warn!(
-                        group = self.shared.group.0,
-                        "disk full: committed records wait for space"
-                    );
+                    if !std::mem::replace(&mut waiting, true) {
+                        tracing::warn!(
+                            group = self.shared.group.0,
+                            "disk full: committed records wait for space"
+                        );
+                    }
                     tokio::time::sleep(DISK_RETRY).await;
                 }
             }
