@@ -2,7 +2,7 @@
 
 use super::PartitionLog;
 use super::segment::Segment;
-use crate::batch::for_each_record;
+use crate::batch::{batch_crc, for_each_record};
 use crate::error::StorageError;
 use crate::ids::{LeaderEpoch, Offset};
 use std::sync::Arc;
@@ -95,12 +95,20 @@ fn scan(
         if interesting(header.max_timestamp) {
             let mut found = None;
             let batch = segment.view(position, end)?.slice(position, end);
-            for_each_record(&batch, |record| {
-                if matches(record.timestamp, record.offset) {
-                    found = Some((record.timestamp, record.offset, header.leader_epoch));
+            let mut look = |timestamp, offset| {
+                if matches(timestamp, offset) {
+                    found = Some((timestamp, offset, header.leader_epoch));
                 }
                 found.is_none()
-            })?;
+            };
+            if let Err(error) = for_each_record(&batch, |r| look(r.timestamp, r.offset)) {
+                if batch_crc(&batch) != header.crc {
+                    return Err(error.into());
+                }
+                // The producer sent it so. Where the header's word is all there is, take it.
+                let first = from.min(header.last_offset()).max(header.base_offset);
+                look(header.max_timestamp, first);
+            }
             if found.is_some() {
                 return Ok(found);
             }

@@ -87,6 +87,27 @@ fn compressed_batches_are_looked_into() {
     assert_eq!(log.offset_for_timestamp(310).expect("a look"), None);
 }
 
+/// Producers' records are stored without being read: those of one must not stop lookups.
+#[test]
+fn records_that_cannot_be_read_count_as_their_batch() {
+    let dir = scratch();
+    let log = open(dir.path(), None);
+    append(&log, &Sample::of(2, 10, 100), 1);
+    let odd = Sample::of(3, 10, 200).build_with_body(&[0xff; 60]);
+    append_all(&log, &[(odd, 1)]);
+    append(&log, &Sample::of(2, 10, 300), 1);
+    let found = |t| log.offset_for_timestamp(t).expect("a look");
+    assert_eq!(found(101), Some((101, 1, 1)));
+    assert_eq!(found(150), Some((202, 2, 1)));
+    assert_eq!(found(300), Some((300, 5, 1)));
+    log.set_log_start_offset(3).expect("moved");
+    assert_eq!(found(150), Some((202, 3, 1)));
+    assert_eq!(
+        log.offset_of_max_timestamp().expect("a look"),
+        Some((301, 6, 1))
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() })]
 
