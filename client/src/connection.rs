@@ -13,6 +13,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,8 +23,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Frames waiting to be written; callers bound the bytes in them.
-const OUTGOING_FRAMES_MAX: usize = 64;
 const UNSUPPORTED_VERSION: i16 = 35;
 
 /// A handle; clones share the connection.
@@ -37,7 +36,9 @@ struct Inner {
     address: Arc<str>,
     client_id: StrBytes,
     versions: ApiVersions,
-    outgoing: mpsc::Sender<Outgoing>,
+    /// Not bounded here: every caller bounds the requests it has in flight, and a request is
+    /// queued at once so that requests leave in the order they were submitted.
+    outgoing: mpsc::UnboundedSender<Outgoing>,
     waiting: Arc<Waiting>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -122,7 +123,7 @@ impl Connection {
             }),
         });
         let (reader, writer) = stream.into_split();
-        let (outgoing, frames) = mpsc::channel(OUTGOING_FRAMES_MAX);
+        let (outgoing, frames) = mpsc::unbounded_channel();
         let tasks = [
             tokio::spawn(write_frames(writer, frames, waiting.clone())),
             tokio::spawn(read_frames(
@@ -165,8 +166,7 @@ impl Connection {
             })
     }
 
-    /// Sends `request` and returns the answer. Requests leave in the order of these calls' first
-    /// polls.
+    /// Sends `request` and returns the answer.
     ///
     /// # Errors
     /// [`Error::Connection`] when no answer comes within `limit`; the connection is then closed,
@@ -177,76 +177,63 @@ impl Connection {
         request: &R,
         limit: Duration,
     ) -> Result<R::Response> {
-        let (id, reply) = self.expect_reply()?;
-        let answered = async {
-            self.write(id, version, request, None).await?;
-            reply.await.map_err(|_| self.closed())
-        };
-        let frame = match timeout(limit, answered).await {
-            Ok(frame) => frame?,
-            Err(_) => {
-                let reason = format!("no answer within {} ms", limit.as_millis());
-                self.inner.waiting.close(reason);
-                return Err(self.closed());
-            }
-        };
-        self.decode::<R::Response>(frame, version)
+        let reply = self.submit(version, request)?;
+        reply.wait(limit).await
     }
 
-    /// Sends a request that gets no answer (Produce with `acks=0`); returns when it is written.
-    pub(crate) async fn send_unanswered<R: Request>(
-        &self,
-        version: i16,
-        request: &R,
-        limit: Duration,
-    ) -> Result<()> {
-        let id = self.next_id()?;
-        let (written, done) = oneshot::channel();
-        let writing = async {
-            self.write(id, version, request, Some(written)).await?;
-            done.await.map_err(|_| self.closed())
-        };
-        timeout(limit, writing).await.unwrap_or_else(|_| {
-            let reason = format!("not written within {} ms", limit.as_millis());
-            self.inner.waiting.close(reason);
-            Err(self.closed())
+    /// Queues `request` at once; requests leave in the order of these calls.
+    pub(crate) fn submit<R: Request>(&self, version: i16, request: &R) -> Result<Reply<R>> {
+        let (sender, frame) = oneshot::channel();
+        self.queue(version, request, Some(sender), None)?;
+        Ok(Reply {
+            connection: self.clone(),
+            frame,
+            version,
+            request: PhantomData,
         })
     }
 
-    fn next_id(&self) -> Result<i32> {
-        let mut state = self.inner.waiting.state.lock();
-        if state.closed.is_some() {
-            drop(state);
-            return Err(self.closed());
-        }
-        let id = state.next_correlation_id;
-        state.next_correlation_id = id.wrapping_add(1);
-        Ok(id)
-    }
-
-    fn expect_reply(&self) -> Result<(i32, oneshot::Receiver<Bytes>)> {
-        let id = self.next_id()?;
-        let (sender, reply) = oneshot::channel();
-        let mut state = self.inner.waiting.state.lock();
-        if state.closed.is_some() {
-            drop(state);
-            return Err(self.closed());
-        }
-        state.replies.insert(id, sender);
-        Ok((id, reply))
-    }
-
-    async fn write<R: Request>(
+    /// Queues a request that gets no answer (Produce with `acks=0`); the receiver is told when it
+    /// is written, and dropped when it will not be.
+    pub(crate) fn submit_unanswered<R: Request>(
         &self,
-        id: i32,
         version: i16,
         request: &R,
+    ) -> Result<oneshot::Receiver<()>> {
+        let (written, done) = oneshot::channel();
+        self.queue(version, request, None, Some(written))?;
+        Ok(done)
+    }
+
+    fn queue<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+        reply: Option<oneshot::Sender<Bytes>>,
         written: Option<oneshot::Sender<()>>,
     ) -> Result<()> {
+        let id = {
+            let mut state = self.inner.waiting.state.lock();
+            let id = state.next_correlation_id;
+            state.next_correlation_id = id.wrapping_add(1);
+            id
+        };
         let frame = self.encode(id, version, request)?;
+        {
+            let mut state = self.inner.waiting.state.lock();
+            if state.closed.is_some() {
+                drop(state);
+                return Err(self.closed());
+            }
+            if let Some(reply) = reply {
+                state.replies.insert(id, reply);
+            }
+        }
         let outgoing = Outgoing { frame, written };
-        let sent = self.inner.outgoing.send(outgoing).await;
-        sent.map_err(|_| self.closed())
+        self.inner
+            .outgoing
+            .send(outgoing)
+            .map_err(|_| self.closed())
     }
 
     fn encode<R: Request>(&self, id: i32, version: i16, request: &R) -> Result<Bytes> {
@@ -292,15 +279,7 @@ impl Connection {
                 request.client_software_version =
                     StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
             }
-            let (id, reply) = self.expect_reply()?;
-            let answered = async {
-                self.write(id, version, &request, None).await?;
-                reply.await.map_err(|_| self.closed())
-            };
-            let Ok(frame) = timeout(limit, answered).await else {
-                return Err(self.closed());
-            };
-            let frame = frame?;
+            let frame = self.submit(version, &request)?.frame(limit).await?;
             // The correlation id, then the error code, in every version.
             let refused = frame.get(4..6) == Some(&UNSUPPORTED_VERSION.to_be_bytes()[..]);
             let response: ApiVersionsResponse =
@@ -319,7 +298,7 @@ impl Connection {
         }
     }
 
-    fn closed(&self) -> Error {
+    pub(crate) fn closed(&self) -> Error {
         let state = self.inner.waiting.state.lock();
         Error::Connection {
             address: self.inner.address.clone(),
@@ -328,9 +307,41 @@ impl Connection {
     }
 }
 
+/// The answer to come for a submitted request.
+#[derive(Debug)]
+pub(crate) struct Reply<R> {
+    connection: Connection,
+    frame: oneshot::Receiver<Bytes>,
+    version: i16,
+    request: PhantomData<fn() -> R>,
+}
+
+impl<R: Request> Reply<R> {
+    /// # Errors
+    /// As [`Connection::send`].
+    pub(crate) async fn wait(self, limit: Duration) -> Result<R::Response> {
+        let connection = self.connection.clone();
+        let version = self.version;
+        let frame = self.frame(limit).await?;
+        connection.decode::<R::Response>(frame, version)
+    }
+
+    async fn frame(self, limit: Duration) -> Result<Bytes> {
+        match timeout(limit, self.frame).await {
+            Ok(Ok(frame)) => Ok(frame),
+            Ok(Err(_)) => Err(self.connection.closed()),
+            Err(_) => {
+                let reason = format!("no answer within {} ms", limit.as_millis());
+                self.connection.inner.waiting.close(reason);
+                Err(self.connection.closed())
+            }
+        }
+    }
+}
+
 async fn write_frames(
     mut writer: OwnedWriteHalf,
-    mut frames: mpsc::Receiver<Outgoing>,
+    mut frames: mpsc::UnboundedReceiver<Outgoing>,
     waiting: Arc<Waiting>,
 ) {
     while let Some(outgoing) = frames.recv().await {

@@ -83,7 +83,7 @@ mod tests {
                 -58_897_971,
             ),
             (b"abc", 479_470_107),
-            // Worked out by hand from the definition: no words, no tail.
+            // Not in Kafka's test: neither words nor tail.
             (b"", 275_646_681),
         ];
         for (key, hash) in cases {

@@ -1,0 +1,273 @@
+//! Records waiting to be sent, in one open batch a partition.
+
+use super::{Delivery, ProducerConfig};
+use crate::batch::BatchBuilder;
+use crate::error::{Error, Result};
+use crate::partitioner::{Sticky, partition_of_key};
+use crate::record::Record;
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::Instant;
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written {
+    pub base_offset: Option<i64>,
+}
+
+pub(super) type Outcome = Shared<oneshot::Receiver<Result<Written>>>;
+
+/// A batch that is complete and not yet taken by the sender.
+#[derive(Debug)]
+pub(super) struct FilledBatch {
+    /// Counts up over all batches, so within a partition it is the order.
+    pub id: u64,
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub builder: BatchBuilder,
+    pub opened_at: Instant,
+    /// Bytes reserved for it in the buffer.
+    pub reserved_bytes: usize,
+    pub outcome: oneshot::Sender<Result<Written>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Accumulator {
+    state: Mutex<State>,
+    /// Tells the sender that there is something to look at.
+    pub(super) wake: Notify,
+    space: Semaphore,
+    pub(super) buffered: AtomicUsize,
+    /// Callers waiting for room: batches then go without lingering.
+    waiting: AtomicUsize,
+    batch_bytes: usize,
+    buffer_bytes: usize,
+    linger: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    topics: HashMap<Arc<str>, Topic>,
+    filled: VecDeque<FilledBatch>,
+    /// Of every batch whose fate is open, for [`Accumulator::flush`].
+    outcomes: HashMap<u64, Outcome>,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct Topic {
+    name: Arc<str>,
+    sticky: Sticky,
+    open: Vec<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    batch: FilledBatch,
+    shared: Outcome,
+}
+
+impl Accumulator {
+    pub(super) fn new(config: &ProducerConfig) -> Accumulator {
+        Accumulator {
+            state: Mutex::default(),
+            wake: Notify::new(),
+            space: Semaphore::new(config.buffer_bytes),
+            buffered: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            batch_bytes: config.batch_bytes,
+            buffer_bytes: config.buffer_bytes,
+            linger: config.linger,
+        }
+    }
+
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    /// Takes room in the buffer if there is some and nobody waits for it already.
+    pub(super) fn try_reserve(&self, bytes: usize) -> bool {
+        let reserved = self.space.try_acquire_many(bytes as u32);
+        reserved.map(|permit| permit.forget()).is_ok() && {
+            self.buffered.fetch_add(bytes, Ordering::Relaxed);
+            true
+        }
+    }
+
+    /// Waits for room in the buffer, first come first served. False when the producer is closed.
+    pub(super) async fn reserve(&self, bytes: usize) -> bool {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        self.wake.notify_one();
+        let Ok(permit) = self.space.acquire_many(bytes as u32).await else {
+            return false;
+        };
+        permit.forget();
+        self.buffered.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// Gives a batch's room back once its fate is known.
+    pub(super) fn finish(&self, id: u64, reserved_bytes: usize) {
+        self.state.lock().outcomes.remove(&id);
+        self.release(reserved_bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        self.space.add_permits(bytes);
+    }
+
+    /// Appends to the open batch of the record's partition. The `bytes` are reserved already, and
+    /// are given back if this fails.
+    pub(super) fn append(
+        &self,
+        record: &Record,
+        timestamp_ms: i64,
+        partitions: usize,
+        bytes: usize,
+    ) -> Result<Delivery> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if !state.topics.contains_key(&*record.topic) {
+            let name: Arc<str> = record.topic.as_str().into();
+            let topic = Topic {
+                name: name.clone(),
+                sticky: Sticky::new(),
+                open: Vec::new(),
+            };
+            state.topics.insert(name, topic);
+        }
+        let Some(topic) = state.topics.get_mut(&*record.topic) else {
+            unreachable!("inserted above when it was missing");
+        };
+        let partition = match (record.partition, &record.key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => partition_of_key(key, partitions),
+            (None, None) => topic.sticky.choose(partitions, bytes, self.batch_bytes),
+        };
+        let at = usize::try_from(partition)
+            .ok()
+            .filter(|&at| at < partitions);
+        let Some(at) = at else {
+            self.release(bytes);
+            return Err(Error::UnknownPartition {
+                topic: record.topic.clone(),
+                partition,
+                count: partitions,
+            });
+        };
+        if topic.open.len() <= at {
+            topic.open.resize_with(at + 1, || None);
+        }
+        let slot = &mut topic.open[at];
+        let mut wake = false;
+        if let Some(open) = slot.take_if(|o| o.batch.builder.len() + bytes > self.batch_bytes) {
+            state.filled.push_back(open.batch);
+            wake = true;
+        }
+        let (open, index) = match slot {
+            Some(open) => {
+                let index = open.batch.builder.count();
+                open.batch.builder.push(record, timestamp_ms);
+                open.batch.reserved_bytes += bytes;
+                (open, index)
+            }
+            None => {
+                wake = true;
+                let id = state.next_id;
+                state.next_id += 1;
+                let open = Open::new(id, &topic.name, partition, record, timestamp_ms, bytes);
+                state.outcomes.insert(id, open.shared.clone());
+                (slot.insert(open), 0)
+            }
+        };
+        let delivery = Delivery {
+            outcome: open.shared.clone(),
+            partition,
+            index,
+        };
+        if wake {
+            self.wake.notify_one();
+        }
+        Ok(delivery)
+    }
+
+    /// Closes every open batch, and returns the outcomes of all batches that are not finished.
+    pub(super) fn flush(&self) -> Vec<Outcome> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        for topic in state.topics.values_mut() {
+            let open = topic.open.iter_mut().filter_map(Option::take);
+            state.filled.extend(open.map(|open| open.batch));
+        }
+        self.wake.notify_one();
+        state.outcomes.values().cloned().collect()
+    }
+
+    /// Takes the batches that are full or have lingered long enough, and says when to look again.
+    /// A batch of a partition that is `busy` with earlier ones goes on growing instead.
+    pub(super) fn take_due(
+        &self,
+        now: Instant,
+        busy: impl Fn(&Arc<str>, i32) -> bool,
+    ) -> (VecDeque<FilledBatch>, Option<Instant>) {
+        let hurry = self.waiting.load(Ordering::Relaxed) > 0;
+        let mut next: Option<Instant> = None;
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        for topic in state.topics.values_mut() {
+            for slot in &mut topic.open {
+                let Some(open) = slot else { continue };
+                let due = open.batch.opened_at + self.linger;
+                if hurry {
+                    state.filled.extend(slot.take().map(|open| open.batch));
+                } else if busy(&open.batch.topic, open.batch.partition) {
+                    continue;
+                } else if due > now {
+                    next = Some(next.map_or(due, |next| next.min(due)));
+                } else {
+                    state.filled.extend(slot.take().map(|open| open.batch));
+                }
+            }
+        }
+        (std::mem::take(&mut state.filled), next)
+    }
+}
+
+impl Open {
+    fn new(
+        id: u64,
+        topic: &Arc<str>,
+        partition: i32,
+        record: &Record,
+        timestamp_ms: i64,
+        reserved_bytes: usize,
+    ) -> Open {
+        let (outcome, receiver) = oneshot::channel();
+        Open {
+            batch: FilledBatch {
+                id,
+                topic: topic.clone(),
+                partition,
+                builder: BatchBuilder::new(record, timestamp_ms),
+                opened_at: Instant::now(),
+                reserved_bytes,
+                outcome,
+            },
+            shared: receiver.shared(),
+        }
+    }
+}
