@@ -99,6 +99,12 @@ impl Broker {
         self.process.is_some()
     }
 
+    /// The process's id while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// Waits until `/readyz` answers 200; fails at once if the process ended.
     ///
     /// # Errors

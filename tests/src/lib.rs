@@ -4,19 +4,23 @@
 //! - [`broker`]: one such process.
 //! - [`batch`]: record batches written field by field.
 //! - [`load`]: an idempotent producer that goes on through faults and writes a Jepsen history.
+//! - [`bulk`]: large records in large numbers.
 //! - [`read`]: reads a topic whole, through a client or straight from one chosen broker.
 //! - [`topics`]: creates topics, asks for leaders.
 //! - [`produce`]: one produce request to one broker, answered as it is.
+//! - [`segments`]: the segment files of a partition, batch by batch.
 //! - [`small_disk`]: a file system that can be filled to the last byte.
 //! - [`wire`]: Kafka frames by hand, for requests no client would send.
 //! - [`wait`]: waits for a condition, never for a time.
 
 pub mod batch;
 pub mod broker;
+pub mod bulk;
 pub mod cluster;
 pub mod load;
 pub mod produce;
 pub mod read;
+pub mod segments;
 pub mod small_disk;
 pub mod topics;
 pub mod wait;

@@ -93,13 +93,26 @@ impl Load {
     /// # Errors
     /// When no broker can be reached.
     pub async fn start(bootstrap: &str, topic: &str, partitions: i32) -> Result<Self> {
+        Self::start_at(bootstrap, topic, partitions, 0).await
+    }
+
+    /// As [`Load::start`], with values that begin at `first`: for a second load on a topic.
+    ///
+    /// # Errors
+    /// When no broker can be reached.
+    pub async fn start_at(
+        bootstrap: &str,
+        topic: &str,
+        partitions: i32,
+        first: u64,
+    ) -> Result<Self> {
         let kafka = connect(bootstrap).await?;
         let producer = Arc::new(producer(&kafka).await?);
         let shared = Arc::new(Shared::default());
         let mut writers = JoinSet::new();
         for partition in 0..partitions {
             let (shared, producer) = (Arc::clone(&shared), Arc::clone(&producer));
-            writers.spawn(write(shared, producer, topic.to_owned(), partition));
+            writers.spawn(write(shared, producer, topic.to_owned(), partition, first));
         }
         Ok(Self { shared, writers })
     }
@@ -171,10 +184,11 @@ async fn write(
     producer: Arc<Producer>,
     topic: String,
     partition: i32,
+    first: u64,
 ) -> Result<()> {
     let key = key_of(&topic, partition);
     let mut in_flight: VecDeque<(u64, DeliveryHandle)> = VecDeque::new();
-    let mut next = 0;
+    let mut next = first;
     loop {
         let stop = shared.stop.load(Ordering::Relaxed);
         if !stop {

@@ -71,7 +71,7 @@ pub fn request(topic: &str, partition: i32, batch: Bytes) -> ProduceRequest {
         ])
 }
 
-/// Sends one batch to one broker and waits for what it says.
+/// Sends one batch to one broker and waits for what it says, which takes it a second at most.
 ///
 /// # Errors
 /// When the connection fails or the answer speaks of no partition.
@@ -81,9 +81,8 @@ pub async fn produce(
     partition: i32,
     batch: Bytes,
 ) -> Result<Produced> {
-    let answer = wire
-        .call(&request(topic, partition, batch), PRODUCE_VERSION)
-        .await?;
+    let request = request(topic, partition, batch).with_timeout_ms(1_000);
+    let answer = wire.call(&request, PRODUCE_VERSION).await?;
     let topic = answer.responses.first().context("a topic in the answer")?;
     let partition = topic
         .partition_responses

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, TopicName};
@@ -19,6 +19,10 @@ use crate::wire::Wire;
 
 /// The last version that names topics by name.
 const FETCH_VERSION: i16 = 12;
+
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// A follower's answer: the leader may be further.
+const OFFSET_NOT_AVAILABLE: i16 = 78;
 
 /// Everything must be there by then.
 const READ_LIMIT: Duration = Duration::from_secs(60);
@@ -63,6 +67,28 @@ pub async fn fetch(
     topic.partitions.pop().context("a partition in the answer")
 }
 
+/// The high watermark of a partition as one broker has it.
+///
+/// # Errors
+/// When it does not answer, or has no such partition yet.
+pub async fn end_offset(broker: SocketAddr, topic: &str, partition: i32) -> Result<i64> {
+    let mut wire = Wire::connect(broker).await?;
+    // Past every end: only the answer's head is of interest.
+    let data = fetch(&mut wire, topic, partition, i64::MAX).await?;
+    ensure!(
+        matches!(data.error_code, OFFSET_OUT_OF_RANGE | OFFSET_NOT_AVAILABLE),
+        "error {}",
+        data.error_code
+    );
+    Ok(data.high_watermark)
+}
+
+/// The number a value begins with; what follows a space is padding.
+fn number(value: &[u8]) -> Result<u64> {
+    let digits = value.split(|byte| *byte == b' ').next();
+    Ok(std::str::from_utf8(digits.unwrap_or_default())?.parse()?)
+}
+
 /// Every record of one partition below `end`, as the broker at that address stores it, with its value
 /// as a number.
 ///
@@ -97,7 +123,7 @@ pub async fn read_replica(
                         continue;
                     }
                     let value = record.value.context("a value")?;
-                    records.push((record.offset, std::str::from_utf8(&value)?.parse()?));
+                    records.push((record.offset, number(&value)?));
                     next = record.offset + 1;
                 }
             }
@@ -164,7 +190,7 @@ pub async fn read_by_client(
         for record in consumer.poll(Duration::from_millis(200)).await? {
             let value = record.value.context("a value")?;
             let read = &mut seen[usize::try_from(record.partition)?];
-            read.push((record.offset, std::str::from_utf8(&value)?.parse()?));
+            read.push((record.offset, number(&value)?));
         }
         let next = |read: &Vec<(i64, u64)>| read.last().map_or(0, |(offset, _)| offset + 1);
         Ok(seen
