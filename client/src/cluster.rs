@@ -87,6 +87,15 @@ impl Cluster {
         Retry::new(what, &self.inner.config)
     }
 
+    /// The topic as a broker knows it now.
+    pub(crate) async fn topic_now(&self, name: &str) -> Result<Arc<TopicInfo>> {
+        {
+            let mut metadata = self.inner.metadata.write();
+            Arc::make_mut(&mut metadata).topics.remove(name);
+        }
+        self.topic(name, false).await
+    }
+
     /// The topic as cached, fetched first if it is not or the view is old.
     pub(crate) async fn topic(&self, name: &str, create: bool) -> Result<Arc<TopicInfo>> {
         if let Some(topic) = self.cached_topic(name) {

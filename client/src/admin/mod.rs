@@ -1,0 +1,281 @@
+//! Administration: topics here, settings in `configs`.
+
+mod configs;
+
+pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
+
+use crate::cluster::Cluster;
+use crate::config::ClientConfig;
+use crate::error::{Error, Result};
+use crate::metadata::{BrokerInfo, TopicInfo};
+use crate::offsets::{self, StartPosition};
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::{
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use std::sync::Arc;
+
+/// From this version on topics to delete are listed as states, before as names.
+const FIRST_DELETE_BY_STATE: i16 = 6;
+
+/// A topic to create.
+#[derive(Debug, Clone, Default)]
+pub struct NewTopic {
+    pub name: String,
+    /// None: the cluster's `num.partitions`.
+    pub partitions: Option<i32>,
+    /// None: the cluster's `default.replication.factor`.
+    pub replication_factor: Option<i16>,
+    pub configs: Vec<(String, String)>,
+    /// Brokers of each partition, the preferred leader first; excludes the two counts.
+    pub assignments: Vec<Vec<i32>>,
+}
+
+/// The cluster and its brokers.
+#[derive(Debug, Clone)]
+pub struct ClusterInfo {
+    pub id: String,
+    pub controller: Option<i32>,
+    pub brokers: Vec<BrokerInfo>,
+}
+
+/// Administers a cluster. Every call has the client's call timeout as its deadline.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    cluster: Cluster,
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+impl Admin {
+    /// # Errors
+    /// [`Error::NoBroker`] when no bootstrap address answers.
+    pub async fn new(client: ClientConfig) -> Result<Admin> {
+        let cluster = Cluster::connect(client).await?;
+        Ok(Admin { cluster })
+    }
+
+    /// Creates a topic, or only checks whether it could be.
+    ///
+    /// # Errors
+    /// What the broker says against it, such as `TopicAlreadyExists`; after a lost connection that
+    /// may be the echo of an attempt that succeeded.
+    pub async fn create_topic(&self, topic: &NewTopic, validate_only: bool) -> Result<()> {
+        let assignments = topic
+            .assignments
+            .iter()
+            .enumerate()
+            .map(|(index, brokers)| {
+                CreatableReplicaAssignment::default()
+                    .with_partition_index(index as i32)
+                    .with_broker_ids(brokers.iter().copied().map(BrokerId).collect())
+            });
+        let configs = topic.configs.iter().map(|(name, value)| {
+            CreatableTopicConfig::default()
+                .with_name(text(name))
+                .with_value(Some(text(value)))
+        });
+        let creatable = CreatableTopic::default()
+            .with_name(topic_name(&topic.name))
+            .with_num_partitions(topic.partitions.unwrap_or(-1))
+            .with_replication_factor(topic.replication_factor.unwrap_or(-1))
+            .with_assignments(assignments.collect())
+            .with_configs(configs.collect());
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![creatable])
+            .with_timeout_ms(self.broker_timeout_ms())
+            .with_validate_only(validate_only);
+        let mut retry = self.cluster.retry("create the topic");
+        loop {
+            let attempt = async {
+                let connection = self.cluster.controller().await?;
+                let deadline = retry.deadline();
+                let response = self.cluster.send(&connection, &request, deadline).await?;
+                let result = response.topics.first();
+                let result = result.ok_or_else(|| left_out(&connection, &topic.name))?;
+                let what = format!("create topic {:?}", topic.name);
+                Error::check(what, result.error_code, result.error_message.as_deref())
+            };
+            let Err(error) = attempt.await else {
+                return Ok(());
+            };
+            retry.pause(error).await?;
+            self.look_again().await;
+        }
+    }
+
+    /// Deletes topics with all their records.
+    ///
+    /// # Errors
+    /// The outer one when no broker could be asked; one for each topic otherwise.
+    pub async fn delete_topics(&self, names: &[String]) -> Result<Vec<(String, Result<()>)>> {
+        let mut retry = self.cluster.retry("delete the topics");
+        loop {
+            let connection = self.cluster.controller().await?;
+            let version = connection.version::<DeleteTopicsRequest>(i16::MAX)?;
+            let names_of = names.iter().map(|name| topic_name(name));
+            let mut request =
+                DeleteTopicsRequest::default().with_timeout_ms(self.broker_timeout_ms());
+            if version >= FIRST_DELETE_BY_STATE {
+                let states = names_of.map(|n| DeleteTopicState::default().with_name(Some(n)));
+                request.topics = states.collect();
+            } else {
+                request.topic_names = names_of.collect();
+            }
+            let sent = self.cluster.send(&connection, &request, retry.deadline());
+            let error = match sent.await {
+                Ok(response) => {
+                    let results = response.responses.into_iter().map(|result| {
+                        let name = result.name.map(|n| n.0.to_string()).unwrap_or_default();
+                        let what = format!("delete topic {name:?}");
+                        let message = result.error_message.as_deref();
+                        (name, Error::check(what, result.error_code, message))
+                    });
+                    let results: Vec<_> = results.collect();
+                    // An unknown topic is an answer here, not a reason to ask again.
+                    let again = results.iter().find_map(|(_, result)| {
+                        let error = result.as_ref().err()?;
+                        let unknown = error.code().is_some_and(|c| c.is_unknown_topic());
+                        (error.is_transient() && !unknown).then(|| error.clone())
+                    });
+                    match again {
+                        Some(error) if results.len() == 1 => error,
+                        _ => return Ok(results),
+                    }
+                }
+                Err(error) => error,
+            };
+            retry.pause(error).await?;
+            self.look_again().await;
+        }
+    }
+
+    /// Every topic, by name.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub async fn list_topics(&self) -> Result<Vec<Arc<TopicInfo>>> {
+        self.cluster.all_topics().await
+    }
+
+    /// One topic with its partitions.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`] when it does not exist.
+    pub async fn describe_topic(&self, name: &str) -> Result<Arc<TopicInfo>> {
+        self.cluster.topic_now(name).await
+    }
+
+    /// Gives a topic more partitions, up to `total`.
+    ///
+    /// # Errors
+    /// What the broker says against it.
+    pub async fn add_partitions(&self, topic: &str, total: i32) -> Result<()> {
+        let request = CreatePartitionsRequest::default()
+            .with_topics(vec![
+                CreatePartitionsTopic::default()
+                    .with_name(topic_name(topic))
+                    .with_count(total)
+                    .with_assignments(None),
+            ])
+            .with_timeout_ms(self.broker_timeout_ms());
+        let mut retry = self.cluster.retry("add partitions");
+        loop {
+            let attempt = async {
+                let connection = self.cluster.controller().await?;
+                let deadline = retry.deadline();
+                let response = self.cluster.send(&connection, &request, deadline).await?;
+                let result = response.results.first();
+                let result = result.ok_or_else(|| left_out(&connection, topic))?;
+                let what = format!("add partitions to topic {topic:?}");
+                Error::check(what, result.error_code, result.error_message.as_deref())
+            };
+            let Err(error) = attempt.await else {
+                return Ok(());
+            };
+            if error.code().is_some_and(|code| code.is_unknown_topic()) {
+                return Err(error);
+            }
+            retry.pause(error).await?;
+            self.look_again().await;
+        }
+    }
+
+    /// The cluster as one broker sees it.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub async fn describe_cluster(&self) -> Result<ClusterInfo> {
+        let mut retry = self.cluster.retry("describe the cluster");
+        let response = loop {
+            let attempt = async {
+                let connection = self.cluster.any().await?;
+                let request = DescribeClusterRequest::default();
+                let deadline = retry.deadline();
+                let response = self.cluster.send(&connection, &request, deadline).await?;
+                let message = response.error_message.as_deref();
+                Error::check("describe the cluster", response.error_code, message)?;
+                Ok(response)
+            };
+            match attempt.await {
+                Ok(response) => break response,
+                Err(error) => retry.pause(error).await?,
+            }
+        };
+        let brokers = response.brokers.into_iter().map(|broker| BrokerInfo {
+            id: broker.broker_id.0,
+            host: broker.host.to_string(),
+            port: broker.port.try_into().unwrap_or(0),
+            rack: broker.rack.map(|rack| rack.to_string()),
+        });
+        let mut brokers: Vec<_> = brokers.collect();
+        brokers.sort_by_key(|broker| broker.id);
+        Ok(ClusterInfo {
+            id: response.cluster_id.to_string(),
+            controller: (response.controller_id.0 >= 0).then_some(response.controller_id.0),
+            brokers,
+        })
+    }
+
+    /// The offset of each place: topic, partition, and what is asked for.
+    ///
+    /// # Errors
+    /// When one cannot be found before the call's deadline.
+    pub async fn offsets(
+        &self,
+        places: impl IntoIterator<Item = (String, i32, StartPosition)>,
+    ) -> Result<Vec<(String, i32, i64)>> {
+        let places = places.into_iter().map(|(topic, p, at)| ((topic, p), at));
+        let found = offsets::find(&self.cluster, places.collect()).await?;
+        Ok(found.into_iter().map(|((t, p), o)| (t, p, o)).collect())
+    }
+
+    fn broker_timeout_ms(&self) -> i32 {
+        let limit = self.cluster.config().request_timeout;
+        limit.as_millis().try_into().unwrap_or(i32::MAX)
+    }
+
+    /// Learns the controller anew; the attempt that follows tells why, should this fail.
+    async fn look_again(&self) {
+        let _ = self.cluster.refresh().await;
+    }
+}
+
+fn left_out(connection: &crate::connection::Connection, name: &str) -> Error {
+    Error::Malformed {
+        address: connection.address().clone(),
+        reason: format!("{name:?} is not in the answer"),
+    }
+}
