@@ -125,15 +125,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts one broker again; whether it becomes ready is another question.
+    ///
+    /// # Errors
+    /// When it runs, or the binary cannot be started.
+    pub fn start_one(&mut self, id: BrokerId) -> Result<()> {
+        let binary = self.binary.clone();
+        self.broker_mut(id).start(&binary)
+    }
+
     /// Starts one broker again and waits until it is ready.
     ///
     /// # Errors
     /// When it does not come up.
     pub async fn restart(&mut self, id: BrokerId) -> Result<()> {
-        let binary = self.binary.clone();
-        let broker = self.broker_mut(id);
-        broker.start(&binary)?;
-        broker.wait_ready(READY_LIMIT).await
+        self.start_one(id)?;
+        self.broker_mut(id).wait_ready(READY_LIMIT).await
     }
 
     /// Brokers' Kafka addresses, as clients want them.

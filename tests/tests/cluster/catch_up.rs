@@ -224,3 +224,58 @@ async fn judge_one(
     ensure!(report.is_valid(), "{report}");
     Ok(())
 }
+
+/// A replica is killed while it copies and starts again; then the one it copies from is killed. Each
+/// time enough is left to copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_while_a_replica_catches_up_lose_and_double_nothing() -> Result<()> {
+    let mut cluster = Cluster::start_with(ClusterOptions {
+        settings: small_files(),
+        ..ClusterOptions::default()
+    })
+    .await?;
+    let topic = "interrupted";
+    let bytes = 120 << 20;
+    topics::create(&cluster, topic, PARTITIONS, 3).await?;
+    let leader = topics::leader_of(&cluster, topic, 0).await?;
+    let away = leader % 3 + 1;
+    let mut history = History::default();
+    cluster.broker_mut(away).kill()?;
+    write_everywhere(&cluster, topic, bytes, 0, &mut history).await?;
+    let load = Load::start(&cluster.bootstrap(), topic, PARTITIONS).await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    for round in 0..4 {
+        cluster.start_one(away)?;
+        let some = (round + 1) * bytes / 10;
+        wait::until("a part copied", RECOVERY_LIMIT, async || {
+            let stored = stored_bytes(cluster.broker(away), topic)?;
+            Ok((stored >= some).then_some(()))
+        })
+        .await?;
+        cluster.broker_mut(away).kill()?;
+    }
+    let stored = stored_bytes(cluster.broker(away), topic)?;
+    ensure!(stored < bytes, "it was done before it could be killed");
+    cluster.start_one(away)?;
+    let leader = topics::leader_of(&cluster, topic, 0).await?;
+    cluster.broker_mut(leader).kill()?;
+    // The only majority left is the one with the replica that is still copying.
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    cluster.restart(leader).await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    history.events.extend(load.finish().await?.history.events);
+    all_the_same(&cluster, topic, bytes).await?;
+    judge_one(&cluster, away, topic, history).await
+}
+
+/// Bytes of a topic's batches in the segment files of a broker.
+fn stored_bytes(broker: &Broker, topic: &str) -> Result<u64> {
+    let mut bytes = 0;
+    for partition in 0..PARTITIONS {
+        let dir = segments::partition_dir(broker, topic, partition);
+        for file in segments::files(&dir)? {
+            bytes += fs::metadata(file)?.len();
+        }
+    }
+    Ok(bytes)
+}
