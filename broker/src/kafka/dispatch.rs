@@ -1,10 +1,11 @@
 //! Which handler serves which API and version.
 
 use super::reply::Reply;
-use super::{RequestContext, api_versions, fetch, produce, versions};
+use super::{RequestContext, api_versions, fetch, produce, shape, versions};
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::{Decodable, Message};
+use kafka_protocol::protocol::{Decodable, Message, StrBytes};
+use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Instant;
@@ -79,6 +80,26 @@ macro_rules! apis {
                 _ => Err(format!("API {:?} is not served", head.api)),
             }
         }
+
+        /// Decodes a frame as [`start`] does, and lets the request go: the bytes that come after it.
+        /// Needs no broker: this is what fuzzing and property tests drive.
+        ///
+        /// # Errors
+        /// Why a connection would be closed.
+        pub fn decode_frame(frame: Bytes) -> Result<usize, String> {
+            let Parsed { head, mut body, downgrade, .. } = parse(frame)?;
+            if downgrade {
+                return Ok(0);
+            }
+            match head.api {
+                ApiKey::Produce => drop(decode::<ProduceRequest>(&mut body, head)?),
+                ApiKey::Fetch => drop(decode::<FetchRequest>(&mut body, head)?),
+                ApiKey::ApiVersions => drop(decode::<ApiVersionsRequest>(&mut body, head)?),
+                $(ApiKey::$api => drop(decode::<$request>(&mut body, head)?),)*
+                _ => return Err(format!("API {:?} is not served", head.api)),
+            }
+            Ok(body.remaining())
+        }
     };
 }
 
@@ -100,8 +121,11 @@ apis! {
 }
 
 fn decode<M: Decodable>(body: &mut Bytes, head: Head) -> Result<M, String> {
-    let request = M::decode(body, head.version)
-        .map_err(|e| format!("malformed {:?} v{} request: {e}", head.api, head.version))?;
+    let malformed =
+        |e: &dyn Display| format!("malformed {:?} v{} request: {e}", head.api, head.version);
+    // The decoder takes memory by the counts it reads.
+    shape::check(head.api, head.version, body).map_err(|e| malformed(&e))?;
+    let request = M::decode(body, head.version).map_err(|e| malformed(&e))?;
     // Kafka's broker ignores bytes after the request, and librdkafka leaves three after a
     // Metadata v13 request for all topics.
     if body.has_remaining() {
@@ -115,25 +139,30 @@ fn decode<M: Decodable>(body: &mut Bytes, head: Head) -> Result<M, String> {
     Ok(request)
 }
 
-/// Starts a request. An error closes the connection, with its text in the log.
-pub fn start(mut context: RequestContext, frame: Bytes) -> Result<Started, String> {
-    let began = Instant::now();
-    let bytes = frame.len() + 4;
-    let mut body = frame;
-    if body.len() < 8 {
+/// A frame whose header has been read.
+struct Parsed {
+    head: Head,
+    client_id: Option<StrBytes>,
+    body: Bytes,
+    /// ApiVersions in a version that is not served.
+    downgrade: bool,
+}
+
+fn parse(mut frame: Bytes) -> Result<Parsed, String> {
+    let (Some(key), Some(version), Some(correlation_id)) = (
+        frame.get(..2).and_then(|b| b.try_into().ok()),
+        frame.get(2..4).and_then(|b| b.try_into().ok()),
+        frame.get(4..8).and_then(|b| b.try_into().ok()),
+    ) else {
         return Err("a request shorter than its header".to_owned());
-    }
-    let (key, version) = (
-        i16::from_be_bytes([body[0], body[1]]),
-        i16::from_be_bytes([body[2], body[3]]),
-    );
+    };
+    let (key, version) = (i16::from_be_bytes(key), i16::from_be_bytes(version));
     let api = ApiKey::try_from(key).map_err(|()| format!("unknown API key {key}"))?;
     let served = versions::range(api).ok_or_else(|| format!("API {api:?} is not served"))?;
-    let correlation_id = i32::from_be_bytes([body[4], body[5], body[6], body[7]]);
     let mut head = Head {
         api,
         version,
-        correlation_id,
+        correlation_id: i32::from_be_bytes(correlation_id),
     };
     if !served.contains(&version) {
         if api != ApiKey::ApiVersions {
@@ -141,21 +170,43 @@ pub fn start(mut context: RequestContext, frame: Bytes) -> Result<Started, Strin
         }
         // KIP-511: a version 0 answer that tells what is served.
         head.version = 0;
-        let response = api_versions::unsupported();
-        return Ok(Started {
-            api,
-            began,
-            bytes,
-            answer: Box::pin(std::future::ready(head.encode(&response).map(Some))),
+        return Ok(Parsed {
+            head,
+            client_id: None,
+            body: Bytes::new(),
+            downgrade: true,
         });
     }
-    let header = RequestHeader::decode(&mut body, api.request_header_version(version))
+    let header_version = api.request_header_version(version);
+    shape::check_header(header_version, &frame)
         .map_err(|e| format!("malformed request header: {e}"))?;
-    context.client_id = header.client_id;
+    let header = RequestHeader::decode(&mut frame, header_version)
+        .map_err(|e| format!("malformed request header: {e}"))?;
+    Ok(Parsed {
+        head,
+        client_id: header.client_id,
+        body: frame,
+        downgrade: false,
+    })
+}
+
+/// Starts a request. An error closes the connection, with its text in the log.
+pub fn start(mut context: RequestContext, frame: Bytes) -> Result<Started, String> {
+    let began = Instant::now();
+    let bytes = frame.len() + 4;
+    let parsed = parse(frame)?;
+    let head = parsed.head;
+    let answer: Answer = if parsed.downgrade {
+        let response = api_versions::unsupported();
+        Box::pin(std::future::ready(head.encode(&response).map(Some)))
+    } else {
+        context.client_id = parsed.client_id;
+        route(context, head, parsed.body)?
+    };
     Ok(Started {
-        api,
+        api: head.api,
         began,
         bytes,
-        answer: route(context, head, body)?,
+        answer,
     })
 }

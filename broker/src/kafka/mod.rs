@@ -29,6 +29,8 @@ mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 mod produce;
+pub mod shape;
+pub mod shape_table;
 
 use crate::broker::Broker;
 use crate::metadata::{MetadataImage, Topic};

@@ -1,0 +1,237 @@
+//! Layouts of the requests that are served, for [`super::shape`].
+//!
+//! A served API without a layout here is refused, and the tests compare every layout with the decoder
+//! in every version.
+
+use super::shape::{Field, Kind, Shape};
+use Kind::{Bytes, Fixed, Fixeds, OptionalStruct, ShortString, String, Strings, Struct, Structs};
+use kafka_protocol::messages::ApiKey;
+
+const BOOL: Kind = Fixed(1);
+const INT8: Kind = Fixed(1);
+const INT16: Kind = Fixed(2);
+const INT32: Kind = Fixed(4);
+const INT64: Kind = Fixed(8);
+const UUID: Kind = Fixed(16);
+const INT32S: Kind = Fixeds(4);
+
+const fn f(kind: Kind) -> Field {
+    Field::new(kind)
+}
+
+/// API key, version, correlation id, client id.
+pub const HEADER: Shape = Shape {
+    flexible: 2,
+    fields: &[f(INT16), f(INT16), f(INT32), f(ShortString)],
+};
+
+const PRODUCE: Shape = Shape {
+    flexible: 9,
+    fields: &[
+        f(String),
+        f(INT16),
+        f(INT32),
+        f(Structs(&[
+            f(String).until(12),
+            f(UUID).since(13),
+            f(Structs(&[f(INT32), f(Bytes)])),
+        ])),
+    ],
+};
+
+const FETCH: Shape = Shape {
+    flexible: 12,
+    fields: &[
+        f(INT32).until(14),
+        f(INT32),
+        f(INT32),
+        f(INT32),
+        f(INT8),
+        f(INT32).since(7),
+        f(INT32).since(7),
+        f(Structs(&[
+            f(String).until(12),
+            f(UUID).since(13),
+            f(Structs(&[
+                f(INT32),
+                f(INT32).since(9),
+                f(INT64),
+                f(INT32).since(12),
+                f(INT64).since(5),
+                f(INT32),
+                f(UUID).since(17).tagged(0),
+                f(INT64).since(18).tagged(1),
+            ])),
+        ])),
+        f(Structs(&[
+            f(String).until(12),
+            f(UUID).since(13),
+            f(INT32S),
+        ]))
+        .since(7),
+        f(String).since(11),
+        f(String).tagged(0),
+        f(Struct(&[f(INT32), f(INT64)])).since(15).tagged(1),
+    ],
+};
+
+const LIST_OFFSETS: Shape = Shape {
+    flexible: 6,
+    fields: &[
+        f(INT32),
+        f(INT8).since(2),
+        f(Structs(&[
+            f(String),
+            f(Structs(&[f(INT32), f(INT32).since(4), f(INT64)])),
+        ])),
+        f(INT32).since(10),
+    ],
+};
+
+const METADATA: Shape = Shape {
+    flexible: 9,
+    fields: &[
+        f(Structs(&[f(UUID).since(10), f(String)])),
+        f(BOOL).since(4),
+        f(BOOL).since(8).until(10),
+        f(BOOL).since(8),
+    ],
+};
+
+const API_VERSIONS: Shape = Shape {
+    flexible: 3,
+    fields: &[f(String).since(3), f(String).since(3)],
+};
+
+const CREATE_TOPICS: Shape = Shape {
+    flexible: 5,
+    fields: &[
+        f(Structs(&[
+            f(String),
+            f(INT32),
+            f(INT16),
+            f(Structs(&[f(INT32), f(INT32S)])),
+            f(Structs(&[f(String), f(String)])),
+        ])),
+        f(INT32),
+        f(BOOL),
+    ],
+};
+
+const DELETE_TOPICS: Shape = Shape {
+    flexible: 4,
+    fields: &[
+        f(Structs(&[f(String), f(UUID)])).since(6),
+        f(Strings).until(5),
+        f(INT32),
+    ],
+};
+
+const DELETE_RECORDS: Shape = Shape {
+    flexible: 2,
+    fields: &[
+        f(Structs(&[f(String), f(Structs(&[f(INT32), f(INT64)]))])),
+        f(INT32),
+    ],
+};
+
+const INIT_PRODUCER_ID: Shape = Shape {
+    flexible: 2,
+    fields: &[f(String), f(INT32), f(INT64).since(3), f(INT16).since(3)],
+};
+
+const OFFSET_FOR_LEADER_EPOCH: Shape = Shape {
+    flexible: 4,
+    fields: &[
+        f(INT32).since(3),
+        f(Structs(&[
+            f(String),
+            f(Structs(&[f(INT32), f(INT32), f(INT32)])),
+        ])),
+    ],
+};
+
+const DESCRIBE_CONFIGS: Shape = Shape {
+    flexible: 4,
+    fields: &[
+        f(Structs(&[f(INT8), f(String), f(Strings)])),
+        f(BOOL),
+        f(BOOL).since(3),
+    ],
+};
+
+const ALTER_CONFIGS: Shape = Shape {
+    flexible: 2,
+    fields: &[
+        f(Structs(&[
+            f(INT8),
+            f(String),
+            f(Structs(&[f(String), f(String)])),
+        ])),
+        f(BOOL),
+    ],
+};
+
+const DESCRIBE_LOG_DIRS: Shape = Shape {
+    flexible: 2,
+    fields: &[f(Structs(&[f(String), f(INT32S)]))],
+};
+
+const CREATE_PARTITIONS: Shape = Shape {
+    flexible: 2,
+    fields: &[
+        f(Structs(&[f(String), f(INT32), f(Structs(&[f(INT32S)]))])),
+        f(INT32),
+        f(BOOL),
+    ],
+};
+
+const INCREMENTAL_ALTER_CONFIGS: Shape = Shape {
+    flexible: 1,
+    fields: &[
+        f(Structs(&[
+            f(INT8),
+            f(String),
+            f(Structs(&[f(String), f(INT8), f(String)])),
+        ])),
+        f(BOOL),
+    ],
+};
+
+const DESCRIBE_CLUSTER: Shape = Shape {
+    flexible: 0,
+    fields: &[f(BOOL), f(INT8).since(1), f(BOOL).since(2)],
+};
+
+const DESCRIBE_TOPIC_PARTITIONS: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        f(Structs(&[f(String)])),
+        f(INT32),
+        f(OptionalStruct(&[f(String), f(INT32)])),
+    ],
+};
+
+/// The layout of an API's request.
+pub const fn of(api: ApiKey) -> Option<&'static Shape> {
+    Some(match api {
+        ApiKey::Produce => &PRODUCE,
+        ApiKey::Fetch => &FETCH,
+        ApiKey::ListOffsets => &LIST_OFFSETS,
+        ApiKey::Metadata => &METADATA,
+        ApiKey::ApiVersions => &API_VERSIONS,
+        ApiKey::CreateTopics => &CREATE_TOPICS,
+        ApiKey::DeleteTopics => &DELETE_TOPICS,
+        ApiKey::DeleteRecords => &DELETE_RECORDS,
+        ApiKey::InitProducerId => &INIT_PRODUCER_ID,
+        ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
+        ApiKey::AlterConfigs => &ALTER_CONFIGS,
+        ApiKey::DescribeLogDirs => &DESCRIBE_LOG_DIRS,
+        ApiKey::CreatePartitions => &CREATE_PARTITIONS,
+        ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
+        ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
+        ApiKey::DescribeTopicPartitions => &DESCRIBE_TOPIC_PARTITIONS,
+        _ => return None,
+    })
+}
