@@ -8,6 +8,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tidelog_proto::peer::{self as wire, message::Body};
+use tidelog_storage::error::StorageError;
 use tidelog_storage::ids::GroupId;
 use tidelog_storage::log::PartitionLog;
 
@@ -57,27 +58,61 @@ impl CatchUp for PeerCatchUp {
             let mut source = sources.next();
             while offset < end {
                 let from = source.ok_or_else(|| io::Error::other("no replica to copy from"))?;
-                match read(&transport, from, group, offset, end).await {
-                    Ok(batches) => {
-                        let log = log.clone();
-                        offset = blocking(move || {
-                            log.append_copied(&batches)?;
-                            Ok(log.log_end_offset())
-                        })
-                        .await?;
-                    }
+                let copied = match read(&transport, from, group, offset, end).await {
+                    Ok(batches) => append(&transport, group, &log, batches).await?,
+                    Err(error) => Err(error.to_string()),
+                };
+                match copied {
+                    Ok(next) => offset = next,
                     // Failing here would stop the group for good, and half a copy is of no use to
                     // anyone: go on with the next replica until one answers.
-                    Err(error) if transport.strong_count() > 0 => {
-                        tracing::info!(group = group.0, "copy from broker {from}: {error}");
+                    Err(reason) if transport.strong_count() > 0 => {
+                        tracing::warn!(group = group.0, "copy from broker {from}: {reason}");
                         tokio::time::sleep(RETRY_PAUSE).await;
                         source = sources.next();
                     }
-                    Err(error) => return Err(error),
+                    Err(reason) => return Err(io::Error::other(reason)),
                 }
             }
             blocking(move || log.finish_catch_up(&manifest)).await
         })
+    }
+}
+
+/// Appends what was read and gives the log's new end; waits for room on a full disk. What the source
+/// has sent wrong is told as text: another one may have it right.
+async fn append(
+    transport: &Weak<Transport>,
+    group: GroupId,
+    log: &Arc<PartitionLog>,
+    batches: Bytes,
+) -> io::Result<Result<i64, String>> {
+    let mut waiting = false;
+    loop {
+        let (log, batches) = (log.clone(), batches.clone());
+        let appended = tokio::task::spawn_blocking(move || {
+            log.append_copied(&batches)?;
+            Ok(log.log_end_offset())
+        })
+        .await
+        .map_err(io::Error::other)?;
+        match appended {
+            Ok(end) => return Ok(Ok(end)),
+            Err(StorageError::DiskFull { path }) if transport.strong_count() > 0 => {
+                if !std::mem::replace(&mut waiting, true) {
+                    tracing::warn!(
+                        group = group.0,
+                        "disk full: the copy to {} waits for space",
+                        path.display()
+                    );
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(error @ (StorageError::Corrupt { .. } | StorageError::Batch(_))) => {
+                return Ok(Err(error.to_string()));
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        }
     }
 }
 

@@ -146,14 +146,20 @@ impl GroupMachine {
             let reply = match &entry.payload {
                 EntryPayload::Normal(Command::Produce(_)) => {
                     let count = produce_run(&run[next..]);
-                    match self.append(&run[next..next + count])? {
-                        Some(more) => replies.extend(more),
-                        None if next == 0 => return Ok(None),
+                    let Some(more) = self.append(&run[next..next + count])? else {
+                        if next == 0 {
+                            return Ok(None);
+                        }
                         // What came before is applied; only the rest is tried again.
-                        None => break,
-                    }
-                    next += count;
+                        break;
+                    };
+                    let applied_now = more.len();
+                    replies.extend(more);
+                    next += applied_now;
                     self.advance(&mut applied, &run[next - 1]);
+                    if applied_now < count {
+                        break;
+                    }
                     continue;
                 }
                 EntryPayload::Normal(Command::LogStart(offset)) => self.log_start(*offset)?,

@@ -72,6 +72,26 @@ impl SmallDisk {
         Ok(())
     }
 
+    /// Takes all room but `left` bytes.
+    ///
+    /// # Errors
+    /// When there is less than that.
+    pub fn fill_but(&self, left: u64) -> Result<()> {
+        let bytes = self.free_bytes()?.checked_sub(left).context("room left")?;
+        let file = File::create(self.ballast())?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+        Ok(())
+    }
+
+    /// Room there is.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let stat = rustix::fs::statvfs(self.path())?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
     /// Gives back what [`SmallDisk::fill`] took.
     ///
     /// # Errors

@@ -43,7 +43,9 @@ struct Accepted<'a> {
 
 impl PartitionLog {
     /// Applies batches in order: checks producers, assigns offsets, writes, makes them readable.
-    /// Depends only on what was applied before and on the arguments.
+    /// Depends only on what was applied before and on the arguments. When the disk fills on the way
+    /// there are outcomes of the first batches only: the others were not applied and may be given
+    /// again.
     ///
     /// # Errors
     /// [`StorageError::DiskFull`]: nothing was applied, the same call may be made again. Others mean
@@ -54,21 +56,24 @@ impl PartitionLog {
         let mut undo = Vec::new();
         let mut outcomes = Vec::with_capacity(batches.len());
         let mut accepted = Vec::with_capacity(batches.len());
+        // Which of `batches` each of `accepted` is.
+        let mut positions = Vec::with_capacity(batches.len());
         let mut next_offset = self.log_end_offset();
         let headers = batches.iter().map(|b| BatchHeader::parse(&b.bytes));
         let headers = headers.collect::<Result<Vec<_>, _>>()?;
-        for (batch, header) in batches.iter().zip(headers) {
+        for (position, (batch, header)) in batches.iter().zip(headers).enumerate() {
             let outcome = match writer.producers.check(&header) {
                 ProducerCheck::Append => {
                     if header.is_idempotent() {
                         let before = writer.producers.get(header.producer_id).cloned();
-                        undo.push((header.producer_id, before));
+                        undo.push((position, header.producer_id, before));
                     }
                     writer.producers.appended(&header, next_offset);
                     let placed = place(&header, &batch.bytes, next_offset, batch.leader_epoch);
                     let base_offset = next_offset;
                     next_offset = placed.header.last_offset() + 1;
                     accepted.push(placed);
+                    positions.push(position);
                     AppendOutcome::Appended {
                         base_offset,
                         last_offset: next_offset - 1,
@@ -84,15 +89,16 @@ impl PartitionLog {
         }
         match self.write_accepted(&mut writer, &accepted) {
             Ok(()) => Ok(outcomes),
-            Err((0, error)) => {
-                take_back(&mut writer, undo);
-                Err(error)
+            // Part of the run went to an earlier segment and is visible: that much is applied.
+            Err((written, error)) => {
+                let applied = positions[written];
+                take_back(&mut writer, undo, applied);
+                outcomes.truncate(applied);
+                match error {
+                    StorageError::DiskFull { .. } if written > 0 => Ok(outcomes),
+                    error => Err(error),
+                }
             }
-            // Part of the run went to an earlier segment and is visible: it cannot be taken back,
-            // and the caller must not apply it twice. Wait here until the rest fits.
-            Err((written, error)) => self
-                .finish_write(&mut writer, &accepted[written..], error)
-                .map(|()| outcomes),
         }
     }
 
@@ -135,29 +141,6 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn finish_write(
-        &self,
-        writer: &mut Writer,
-        rest: &[Accepted<'_>],
-        first_error: StorageError,
-    ) -> Result<(), StorageError> {
-        let mut rest = rest;
-        let mut error = first_error;
-        loop {
-            if !matches!(error, StorageError::DiskFull { .. }) {
-                return Err(error);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            match self.write_accepted(writer, rest) {
-                Ok(()) => return Ok(()),
-                Err((written, next)) => {
-                    rest = &rest[written..];
-                    error = next;
-                }
-            }
-        }
-    }
-
     /// The segment `header` goes to; a new one when the present one is full.
     fn segment_for(&self, header: &BatchHeader) -> Arc<Segment> {
         let size = header.size_in_bytes() as u64;
@@ -179,7 +162,8 @@ impl PartitionLog {
         }
     }
 
-    /// Writes batches that already carry offsets and epochs, as another replica holds them.
+    /// Writes batches that already carry offsets and epochs, as another replica holds them; all that
+    /// are written before an error are readable.
     pub(super) fn append_placed(
         &self,
         batches: &[(BatchHeader, &[u8])],
@@ -197,10 +181,8 @@ impl PartitionLog {
                 }
             })
             .collect();
-        match self.write_accepted(&mut writer, &accepted) {
-            Ok(()) => Ok(()),
-            Err((written, error)) => self.finish_write(&mut writer, &accepted[written..], error),
-        }
+        self.write_accepted(&mut writer, &accepted)
+            .map_err(|(_, error)| error)
     }
 }
 
@@ -232,8 +214,14 @@ fn fits_offsets(segment: &Segment, header: &BatchHeader) -> bool {
         && segment.bytes() <= i32::MAX as u64
 }
 
-fn take_back(writer: &mut Writer, undo: Vec<(ProducerId, Option<ProducerState>)>) {
-    for (id, state) in undo.into_iter().rev() {
+/// Takes back what batches from position `from` on did to their producers.
+fn take_back(
+    writer: &mut Writer,
+    undo: Vec<(usize, ProducerId, Option<ProducerState>)>,
+    from: usize,
+) {
+    let undone = undo.into_iter().rev();
+    for (_, id, state) in undone.take_while(|(position, ..)| *position >= from) {
         writer.producers.restore(id, state);
     }
 }

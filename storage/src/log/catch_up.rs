@@ -54,7 +54,8 @@ impl PartitionLog {
     /// Appends batches as another replica holds them. The first ones may be known already.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] when a checksum does not match or offsets are missing.
+    /// [`StorageError::Corrupt`] when a checksum does not match or offsets are missing;
+    /// [`StorageError::DiskFull`]: the same call may be made again.
     pub fn append_copied(&self, bytes: &[u8]) -> Result<(), StorageError> {
         self.check_open()?;
         let mut rest = bytes;

@@ -10,7 +10,7 @@ use tidelog_tests::load::{Load, key_of};
 use tidelog_tests::produce::{batch, produce};
 use tidelog_tests::small_disk::SmallDisk;
 use tidelog_tests::wire::Wire;
-use tidelog_tests::{BrokerId, Cluster, ClusterOptions, read, topics, wait};
+use tidelog_tests::{BrokerId, Cluster, ClusterOptions, bulk, read, topics, wait};
 
 use super::{RECOVERY_LIMIT, judge};
 
@@ -204,4 +204,36 @@ async fn with_all_disks_full_reads_go_on_and_writes_resume() -> Result<()> {
         writes_resume(&load, 0..PARTITIONS).await?;
     }
     small.judge(topic, PARTITIONS, load).await
+}
+
+/// A replica that copies what it missed runs out of room on the way, and goes on when there is more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_while_a_replica_catches_up_only_delays_it() -> Result<()> {
+    let Some(mut small) = Small::start(96).await? else {
+        return Ok(());
+    };
+    let topic = "full-on-the-way";
+    topics::create(&small.cluster, topic, 1, 3).await?;
+    let leader = topics::leader_of(&small.cluster, topic, 0).await?;
+    let away = leader % 3 + 1;
+    small.cluster.broker_mut(away).kill()?;
+    let mut history = History::default();
+    let at = small.cluster.broker(leader).kafka;
+    bulk::write(at, topic, 0, 48 << 20, 0, &mut history).await?;
+    small.disk(away).fill_but(16 << 20)?;
+    small.cluster.start_one(away)?;
+    let told = "disk full: the copy to";
+    wait::until("the disk filled by the copy", RECOVERY_LIMIT, async || {
+        let log = std::fs::read_to_string(&small.cluster.broker(away).log_path)?;
+        Ok(log.contains(told).then_some(()))
+    })
+    .await?;
+    // The others do not mind.
+    let load = Load::start(&small.cluster.bootstrap(), topic, 1).await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    small.disk(away).free()?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    history.events.extend(load.finish().await?.history.events);
+    judge(&small.cluster, topic, 1, history).await?;
+    Ok(())
 }

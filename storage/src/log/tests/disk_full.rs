@@ -93,29 +93,45 @@ fn the_log_start_moves_on_a_full_disk() {
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (4, 6));
 }
 
-/// What is readable cannot be taken back: the call waits until the rest fits.
+/// A run that begins in a segment with room and goes on in one without: what fits is applied, the
+/// rest as if it had never been asked for.
 #[test]
-fn a_run_that_is_half_visible_is_finished_when_there_is_room() {
+fn a_disk_that_fills_within_a_run_applies_its_beginning() {
     let Some(disk) = SmallDisk::new(DISK) else {
         return;
     };
+    let dir = disk.path().join("topic-0");
     let ballast = disk.path().join("ballast");
-    let log = open(&disk.path().join("topic-0"), None);
-    log.append(&[batch(0, 500)]).expect("room");
+    let config = LogConfig {
+        segment_bytes: 64 * 1024,
+        ..LogConfig::default()
+    };
+    let log = open_with(&dir, config.clone(), None).expect("opens");
+    for i in 0..6 {
+        log.append(&[batch(i, 10_000)]).expect("room");
+    }
     fill(&ballast);
-    std::thread::scope(|scope| {
-        // The first batch fits into the page of the first segment, the second needs a segment.
-        let run = scope.spawn(|| log.append(&[batch(1, 500), batch(2, 20_000)]));
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while log.log_end_offset() < 2 && !run.is_finished() {
-            assert!(std::time::Instant::now() < deadline, "nothing visible");
-            std::thread::yield_now();
-        }
-        assert_eq!(headers(&bytes_from(&log, 0)).len(), 2);
-        assert!(!run.is_finished());
-        std::fs::remove_file(&ballast).expect("removed");
-        let outcomes = run.join().expect("no panic").expect("room");
-        assert_eq!(outcomes, [appended(1, 1), appended(2, 2)]);
-    });
-    assert_eq!(headers(&bytes_from(&log, 0)).len(), 3);
+    // The first one ends in the page that the segment has already; the second begins a new segment.
+    let run = [batch(6, 500), batch(7, 20_000), batch(7, 20_000)];
+    let outcomes = log.append(&run).expect("room for the first");
+    assert_eq!(outcomes, [appended(6, 6)]);
+    let before = state_of(&log);
+    let full = log.append(&run[1..]);
+    assert!(
+        matches!(full, Err(StorageError::DiskFull { .. })),
+        "{full:?}"
+    );
+    assert_eq!(state_of(&log), before);
+    std::fs::remove_file(&ballast).expect("removed");
+    let outcomes = log.append(&run[1..]).expect("room");
+    let [first, AppendOutcome::Duplicate { base_offset: 7, .. }] = outcomes[..] else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(first, appended(7, 7));
+    let (after, later) = (state_of(&log), flush(&log));
+    drop(log);
+    assert_eq!(
+        state_of(&open_with(&dir, config, Some(&later)).expect("opens")),
+        after
+    );
 }
