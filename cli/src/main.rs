@@ -1,8 +1,13 @@
 //! The `tidelog` binary: brokers, and the commands that work against them.
 
+mod cluster;
 mod config;
+mod consume;
 mod dev;
+mod output;
+mod produce;
 mod start;
+mod topic;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +33,14 @@ enum Command {
     /// Look at settings
     #[command(subcommand)]
     Config(config::Config),
+    /// Create, list, describe, alter and delete topics
+    Topic(topic::Topic),
+    /// Write lines as records
+    Produce(produce::Produce),
+    /// Print the records of a topic
+    Consume(consume::Consume),
+    /// Look at the cluster
+    Cluster(cluster::Cluster),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +48,10 @@ fn main() -> ExitCode {
         Command::Start(start) => start.run(),
         Command::Dev(dev) => dev.run(),
         Command::Config(config) => config.run(),
+        Command::Topic(topic) => topic.run(),
+        Command::Produce(produce) => produce.run(),
+        Command::Consume(consume) => consume.run(),
+        Command::Cluster(cluster) => cluster.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

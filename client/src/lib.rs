@@ -30,5 +30,5 @@ pub use error::{Error, ErrorCode, Result};
 pub use metadata::{BrokerInfo, PartitionInfo, TopicInfo};
 pub use offsets::StartPosition;
 pub use partitioner::partition_of_key;
-pub use producer::{Acks, Delivery, Producer, ProducerConfig, RecordPosition};
+pub use producer::{Acks, Delivery, Producer, ProducerConfig, Progress, RecordPosition};
 pub use record::{ConsumerRecord, Header, Record};

@@ -1,6 +1,7 @@
 //! Records as people write and read them.
 
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// A header of a record. Keys may repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +13,8 @@ pub struct Header {
 /// A record to produce.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    pub topic: String,
+    /// Shared, so that many records of one topic cost no allocation for it.
+    pub topic: Arc<str>,
     /// None: chosen by key, or to spread records without one.
     pub partition: Option<i32>,
     pub key: Option<Bytes>,
@@ -24,7 +26,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn new(topic: impl Into<String>, value: impl Into<Bytes>) -> Record {
+    pub fn new(topic: impl Into<Arc<str>>, value: impl Into<Bytes>) -> Record {
         Record {
             topic: topic.into(),
             value: Some(value.into()),

@@ -1,6 +1,7 @@
 //! Records waiting to be sent, in one open batch a partition.
 
-use super::{Delivery, ProducerConfig};
+use super::slot::Batch;
+use super::{Delivery, ProducerConfig, Progress};
 use crate::batch::BatchBuilder;
 use crate::error::{Error, Result};
 use crate::partitioner::{Sticky, partition_of_key};
@@ -10,7 +11,7 @@ use futures_util::future::Shared;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -43,12 +44,20 @@ pub(super) struct Accumulator {
     /// Tells the sender that there is something to look at.
     pub(super) wake: Notify,
     space: Semaphore,
-    pub(super) buffered: AtomicUsize,
+    buffered: AtomicUsize,
     /// Callers waiting for room: batches then go without lingering.
     waiting: AtomicUsize,
+    delivered_records: AtomicU64,
+    failed: Mutex<Failed>,
     batch_bytes: usize,
     buffer_bytes: usize,
     linger: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Failed {
+    records: u64,
+    first: Option<Error>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +90,8 @@ impl Accumulator {
             space: Semaphore::new(config.buffer_bytes),
             buffered: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            delivered_records: AtomicU64::new(0),
+            failed: Mutex::default(),
             batch_bytes: config.batch_bytes,
             buffer_bytes: config.buffer_bytes,
             linger: config.linger,
@@ -119,10 +130,33 @@ impl Accumulator {
         true
     }
 
-    /// Gives a batch's room back once its fate is known.
-    pub(super) fn finish(&self, id: u64, reserved_bytes: usize) {
-        self.state.lock().outcomes.remove(&id);
-        self.release(reserved_bytes);
+    /// Tells a batch's fate and gives its room back.
+    pub(super) fn finish(&self, batch: Batch, outcome: Result<Written>) {
+        let records = batch.count as u64;
+        match &outcome {
+            Ok(_) => {
+                self.delivered_records.fetch_add(records, Ordering::Relaxed);
+            }
+            Err(error) => {
+                let mut failed = self.failed.lock();
+                failed.records += records;
+                failed.first.get_or_insert_with(|| error.clone());
+            }
+        }
+        // Nobody may wait for it.
+        let _ = batch.outcome.send(outcome);
+        self.state.lock().outcomes.remove(&batch.id);
+        self.release(batch.reserved_bytes);
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let failed = self.failed.lock();
+        Progress {
+            delivered_records: self.delivered_records.load(Ordering::Relaxed),
+            failed_records: failed.records,
+            first_error: failed.first.clone(),
+            buffered_bytes: self.buffered.load(Ordering::Relaxed),
+        }
     }
 
     fn release(&self, bytes: usize) {
@@ -142,7 +176,7 @@ impl Accumulator {
         let mut state = self.state.lock();
         let state = &mut *state;
         if !state.topics.contains_key(&*record.topic) {
-            let name: Arc<str> = record.topic.as_str().into();
+            let name = record.topic.clone();
             let topic = Topic {
                 name: name.clone(),
                 sticky: Sticky::new(),
@@ -164,7 +198,7 @@ impl Accumulator {
         let Some(at) = at else {
             self.release(bytes);
             return Err(Error::UnknownPartition {
-                topic: record.topic.clone(),
+                topic: record.topic.to_string(),
                 partition,
                 count: partitions,
             });

@@ -19,7 +19,6 @@ use sender::Sender;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinHandle;
@@ -245,10 +244,20 @@ impl Producer {
         self.flush().await
     }
 
-    /// Bytes of records waiting or on their way.
-    pub fn buffered_bytes(&self) -> usize {
-        self.accumulator.buffered.load(Ordering::Relaxed)
+    /// How far it has come since it was made.
+    pub fn progress(&self) -> Progress {
+        self.accumulator.progress()
     }
+}
+
+/// What has become of the records so far.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    pub delivered_records: u64,
+    pub failed_records: u64,
+    pub first_error: Option<Error>,
+    /// Records waiting or on their way.
+    pub buffered_bytes: usize,
 }
 
 fn now_ms() -> i64 {

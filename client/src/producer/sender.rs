@@ -1,7 +1,7 @@
 //! The task that sends batches, and decides what a failure means for them.
 
 use super::ProducerConfig;
-use super::accumulator::{Accumulator, FilledBatch};
+use super::accumulator::{Accumulator, FilledBatch, Written};
 use super::request::{self, Answered, Part};
 use super::slot::{Batch, Payload, Slot};
 use crate::batch::{ClosedBatch, ProducerMark};
@@ -186,10 +186,8 @@ impl Sender {
         self.finish(batch, Err(error));
     }
 
-    fn finish(&self, batch: Batch, outcome: Result<super::accumulator::Written>) {
-        // Nobody may wait for it.
-        let _ = batch.outcome.send(outcome);
-        self.accumulator.finish(batch.id, batch.reserved_bytes);
+    fn finish(&self, batch: Batch, outcome: Result<Written>) {
+        self.accumulator.finish(batch, outcome);
     }
 
     fn close_gaps(&mut self) {
@@ -408,9 +406,18 @@ impl Sender {
         }
     }
 
-    /// Notes why for the batches that wait, and looks at the cluster anew.
+    /// Notes why for the batches that wait, and looks at the cluster anew; gives them up when that
+    /// cannot help.
     fn nothing_can_be_sent(&mut self, error: &Error) {
         tracing::debug!("producer: {error}");
+        if !error.is_transient() {
+            for slot in 0..self.slots.len() {
+                for batch in std::mem::take(&mut self.slots[slot].queue) {
+                    self.give_up(batch, error.clone());
+                }
+            }
+            return;
+        }
         for slot in &mut self.slots {
             if let Some(batch) = slot.queue.front_mut() {
                 batch.last_error = Some(error.clone());
@@ -419,7 +426,7 @@ impl Sender {
         self.want_refresh();
     }
 
-    fn answered(&mut self, mut batch: Batch, result: Result<super::accumulator::Written>) {
+    fn answered(&mut self, mut batch: Batch, result: Result<Written>) {
         let at = batch.slot;
         self.slots[at].in_flight.remove(&batch.id);
         let error = match result {
@@ -466,6 +473,7 @@ impl Sender {
 async fn init_producer(cluster: &Cluster) -> Result<ProducerMark> {
     let connection = cluster.any().await?;
     let request = InitProducerIdRequest::default()
+        .with_transactional_id(None)
         .with_producer_id(ProducerId(-1))
         .with_producer_epoch(-1);
     let deadline = Instant::now() + cluster.config().request_timeout;
