@@ -95,6 +95,11 @@ impl Metrics {
                 node.under_replicated,
             ),
             (
+                "rebuilding_replicas",
+                "Replicas being rebuilt from their peers",
+                node.rebuilding,
+            ),
+            (
                 "raft_log_bytes",
                 "Raft log entries held in memory",
                 node.log_bytes,

@@ -110,7 +110,10 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     let mut started = 0;
     let mut still = HashMap::new();
     for group in shared.groups() {
-        let unformed = is_unformed(&group);
+        if !group.guard.may_vote() {
+            continue;
+        }
+        let unformed = group.is_unformed();
         if unformed && group.id == METADATA_GROUP || !unformed && leader_lives(shared, &group) {
             continue;
         }
@@ -154,14 +157,6 @@ fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
         .is_some_and(|leader| shared.transport.is_alive(leader))
 }
 
-/// Whether the group has no voters yet: there is nothing to elect.
-fn is_unformed(group: &Group) -> bool {
-    group.leader().0.is_none()
-        && group.last_index() == 0
-        && group.machine.applied_index() == 0
-        && !group.has_voters()
-}
-
 /// This broker's place among the group's living replicas.
 fn rank(transport: &Transport, group: &Group) -> u32 {
     let me = transport.identity.broker;
@@ -178,9 +173,11 @@ fn jitter(group: &Group) -> Duration {
     Duration::from_millis(mixed)
 }
 
-/// Hands leadership to preferred replicas that are back and caught up, until `stop`.
+/// Hands leadership to preferred replicas that are back and caught up, and brings followers up to what
+/// is committed, until `stop`.
 pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
     let mut up_since: HashMap<BrokerId, Instant> = HashMap::new();
+    let mut behind: HashMap<GroupId, u64> = HashMap::new();
     let mut calm = 0;
     loop {
         tokio::select! {
@@ -198,10 +195,15 @@ pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
             }
         }
         // When nothing moves, thousands of groups need not be looked at every second.
-        calm = if changed { 0 } else { calm + 1 };
+        calm = if changed || !behind.is_empty() {
+            0
+        } else {
+            calm + 1
+        };
         if calm > 10 && calm % 15 != 0 {
             continue;
         }
+        ask_what_is_committed(&shared, &mut behind);
         let settled = |id: &BrokerId| {
             up_since
                 .get(id)
@@ -225,6 +227,31 @@ pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
             }
         }
     }
+}
+
+/// A follower learns with its leader's next message what is committed. When the last one was lost, or
+/// this broker has started anew, and nothing is written, there is no next one: the leader is asked.
+fn ask_what_is_committed(shared: &NodeShared, behind: &mut HashMap<GroupId, u64>) {
+    let mut still = HashMap::new();
+    for group in shared.groups() {
+        let applied = group.machine.applied_index();
+        let leader = group
+            .leader()
+            .0
+            .filter(|l| *l != shared.transport.identity.broker);
+        let Some(leader) = leader else { continue };
+        if applied >= group.last_index() {
+            continue;
+        }
+        // One look later it still is where it was: nobody writes.
+        if behind.get(&group.id) == Some(&applied)
+            && let Some(peer) = shared.transport.peer(leader)
+        {
+            peer.send(group.id.0, Body::Barrier(wire::Barrier {}));
+        }
+        still.insert(group.id, applied);
+    }
+    *behind = still;
 }
 
 fn is_caught_up(group: &Group, replica: BrokerId) -> bool {

@@ -6,6 +6,7 @@ use crate::ids::BrokerId;
 use crate::leaders::LeaderTable;
 use crate::log_store::{GroupLog, LogStore};
 use crate::node::LeaderInfo;
+use crate::rebuild::Guard;
 use crate::state_machine::{GroupMachine, StateMachine, leader_epoch};
 use crate::transport::Transport;
 use crate::transport::network::{NetworkFactory, broker_of};
@@ -83,6 +84,8 @@ pub struct Group {
     pub machine: Arc<GroupMachine>,
     /// Replica set in preference order.
     pub replicas: Vec<BrokerId>,
+    /// What a replica that has lost its past may take part in.
+    pub guard: Guard,
     context: GroupContext,
     queue: Mutex<ProposeQueue>,
 }
@@ -93,6 +96,7 @@ impl Group {
         log: Arc<GroupLog>,
         machine: Arc<GroupMachine>,
         replicas: Vec<BrokerId>,
+        guard: Guard,
         context: GroupContext,
     ) -> Result<Arc<Group>, ReplicationError> {
         let state_machine = StateMachine {
@@ -119,6 +123,7 @@ impl Group {
             log,
             machine,
             replicas,
+            guard,
             context,
             queue: Mutex::default(),
         });
@@ -247,6 +252,21 @@ impl Group {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
         metrics.last_log.as_ref().map_or(0, |id| id.index)
+    }
+
+    /// Greatest term this replica has voted in or heard of.
+    pub fn term(&self) -> u64 {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.vote.leader_id.term
+    }
+
+    /// Whether the group has no voters yet: there is nothing to elect.
+    pub fn is_unformed(&self) -> bool {
+        self.leader().0.is_none()
+            && self.last_index() == 0
+            && self.machine.applied_index() == 0
+            && !self.has_voters()
     }
 
     /// Whether the group has been initialised, here or by another replica.

@@ -47,6 +47,8 @@ impl Handler for Incoming {
             }
             Body::Propose(propose) => metadata_proposal(&shared, propose),
             Body::ReadLog(read) => read_log(&shared, GroupId(group), read),
+            Body::RebuildState(_) => rebuild_state(&shared, GroupId(group), from),
+            Body::Barrier(_) => barrier(&shared, GroupId(group)),
             raft => match shared.group(GroupId(group)) {
                 Some(group) => raft_message(&shared, group, from, raft),
                 None => refused(format!("group {group} is not open here")),
@@ -101,6 +103,9 @@ fn raft_message(
     from: BrokerId,
     body: Body,
 ) -> Handled {
+    if !group.guard.admits(&body) {
+        return refused(format!("group {} is being rebuilt here", group.id.0));
+    }
     match body {
         Body::Append(append) => match append_from_wire(append) {
             Ok(request) => in_order(async move {
@@ -242,6 +247,46 @@ async fn transfer_leader(
     Some(Body::TransferLeaderReply(wire::TransferLeaderReply {
         accepted,
         reason,
+    }))
+}
+
+/// What a replica that has lost its past has to know. The leader counts it from nothing again.
+fn rebuild_state(shared: &Arc<NodeShared>, group: GroupId, from: BrokerId) -> Handled {
+    let Some(group) = shared.group(group) else {
+        return refused(format!("group {} is not open here", group.0));
+    };
+    if !group.guard.may_vote() {
+        return refused(format!("group {} is being rebuilt here, too", group.id.0));
+    }
+    Handled::Later(Box::pin(async move {
+        let node = crate::group::node_of(from);
+        // Fails where this replica does not lead: then there is nothing to forget.
+        let _ = group.raft.trigger().allow_next_revert(&node, true).await;
+        Some(Body::RebuildStateReply(wire::RebuildStateReply {
+            term: group.term(),
+            empty: group.is_unformed(),
+        }))
+    }))
+}
+
+/// A leader proves that it leads, and names the end of its log.
+fn barrier(shared: &Arc<NodeShared>, group: GroupId) -> Handled {
+    let Some(group) = shared.group(group) else {
+        return refused(format!("group {} is not open here", group.0));
+    };
+    Handled::Later(Box::pin(async move {
+        let proven = group
+            .raft
+            .ensure_linearizable(openraft::raft::ReadPolicy::ReadIndex)
+            .await;
+        Some(match proven {
+            Ok(_) => Body::BarrierReply(wire::BarrierReply {
+                index: group.last_index(),
+            }),
+            Err(error) => Body::Refused(wire::Refused {
+                reason: error.to_string(),
+            }),
+        })
     }))
 }
 

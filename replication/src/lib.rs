@@ -19,6 +19,7 @@ mod log_keeper;
 mod log_store;
 pub mod node;
 pub mod partition;
+mod rebuild;
 mod state_machine;
 mod transport;
 mod types;

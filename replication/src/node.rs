@@ -10,6 +10,7 @@ use crate::leaders::LeaderTable;
 use crate::log_keeper;
 use crate::log_store::GroupLog;
 use crate::partition::{Partition, PartitionSpec};
+use crate::rebuild::{self, Rebuild};
 use crate::state_machine::{GroupMachine, Machine, decode_group_state, leader_epoch};
 use crate::transport::{Handler, Identity, Timing, Transport, server};
 use crate::types::*;
@@ -101,6 +102,7 @@ pub struct NodeShared {
     pub unsettled: Notify,
     unsettled_flag: AtomicBool,
     stopping: AtomicBool,
+    pub rebuild: Rebuild,
 }
 
 impl NodeShared {
@@ -234,6 +236,7 @@ impl Node {
             unsettled: Notify::new(),
             unsettled_flag: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
+            rebuild: Rebuild::of(&config.data_dir),
         });
         let context = GroupContext {
             broker: config.broker,
@@ -257,6 +260,11 @@ impl Node {
             transport.set_peer(seed.broker, &seed.address, &handler);
         }
         journal.start_checkpoints(shared.clone());
+        if shared.rebuild.is_active() {
+            let (shared, metadata) = (shared.clone(), metadata.clone());
+            tokio::spawn(rebuild::run(shared.clone(), metadata, stopped.clone()));
+            tokio::spawn(rebuild::watch_end(shared, stopped.clone()));
+        }
         tokio::spawn(detector::heartbeats(shared.clone(), stopped.clone()));
         tokio::spawn(detector::elections(shared.clone(), stopped.clone()));
         tokio::spawn(detector::balance(shared.clone(), stopped.clone()));
@@ -363,6 +371,16 @@ impl Node {
             return Ok(open);
         }
         let (recovered, state) = take_recovered(&self.shared, spec.group)?;
+        let rebuilding = self.shared.rebuild.is_active();
+        if rebuilding && recovered.is_none() && spec.replicas.len() == 1 && spec.dir.exists() {
+            return Err(ReplicationError::Refused(format!(
+                "the only replica of {}-{} was in the damaged journal: its records in {} cannot be \
+                 trusted or rebuilt; delete the topic, or bring the damaged journal back",
+                spec.topic,
+                spec.partition,
+                spec.dir.display()
+            )));
+        }
         let spec_for_log = spec.clone();
         let machine_state = state.as_ref().map(|(_, _, bytes)| bytes.clone());
         let log = tokio::task::spawn_blocking(move || {
@@ -406,12 +424,28 @@ impl Node {
             .partitions
             .write()
             .insert(group.id, partition.clone());
-        if first {
+        if !group.guard.may_vote() {
+            let stop = self.stop.subscribe();
+            tokio::spawn(rebuild::run(self.shared.clone(), group, stop));
+        } else if first {
             // Does nothing where it was done before: a crash may have come between the two.
             group.initialize().await?;
         }
         self.shared.unsettle();
         Ok(partition)
+    }
+
+    /// Whether replicas of this broker are being rebuilt from their peers.
+    pub fn is_rebuilding(&self) -> bool {
+        self.shared.rebuild.is_active()
+    }
+
+    /// Tells that every replica this broker's metadata gives it is open. It counts once the metadata
+    /// itself is rebuilt.
+    pub fn all_replicas_open(&self) {
+        if self.metadata.guard.may_vote() {
+            self.shared.rebuild.set_all_open();
+        }
     }
 
     /// Stops the replica and removes its data; only for a partition whose deletion is committed.
@@ -523,6 +557,7 @@ impl Node {
                 .iter()
                 .filter(|g| g.replicas.iter().any(|r| !transport.is_alive(*r)))
                 .count() as u64,
+            rebuilding: groups.iter().filter(|g| !g.guard.may_vote()).count() as u64,
             leader_changes: self.shared.leaders.changes(),
             peer_bytes_out: transport.bytes_out.load(Ordering::Relaxed),
             peer_bytes_in: transport.bytes_in.load(Ordering::Relaxed),
@@ -596,13 +631,19 @@ async fn open_journal(
     let (journal, recovered) = tokio::task::spawn_blocking(move || Journal::open(journal_config))
         .await
         .map_err(|e| ReplicationError::Refused(e.to_string()))??;
-    if let Some(damage) = recovered.damage {
+    let Some(damage) = recovered.damage else {
+        return Ok((journal, recovered.groups));
+    };
+    let closing = journal.clone();
+    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    if config.seeds.iter().all(|s| s.broker == config.broker) {
         return Err(ReplicationError::Refused(format!(
-            "the journal is damaged ({damage}): starting with it could lose acknowledged records. \
-             Move this broker's data folder away and let it rejoin as a new replica"
+            "the journal is damaged ({damage}): starting with it could lose acknowledged records, \
+             and there is no other broker to rebuild them from"
         )));
     }
-    Ok((journal, recovered.groups))
+    rebuild::begin(&config.data_dir, &damage.to_string())?;
+    Box::pin(open_journal(config)).await
 }
 
 type MachineState = (Option<LogId>, GroupMembership, Bytes);
@@ -652,7 +693,8 @@ async fn start_group(
             .write()
             .insert(id, (log.clone(), machine.clone()));
     }
-    match Group::start(id, log.clone(), machine, replicas, context.clone()).await {
+    let guard = shared.rebuild.guard(&replicas);
+    match Group::start(id, log.clone(), machine, replicas, guard, context.clone()).await {
         Ok(group) => {
             shared.groups.write().insert(id, group.clone());
             Ok(group)
@@ -710,7 +752,7 @@ async fn form_cluster(
     config: NodeConfig,
     mut stop: watch::Receiver<bool>,
 ) {
-    if metadata.replicas.first() != Some(&config.broker) {
+    if metadata.replicas.first() != Some(&config.broker) || !metadata.guard.may_vote() {
         return;
     }
     loop {
@@ -804,6 +846,8 @@ pub struct NodeMetrics {
     pub groups_led: u64,
     pub under_replicated: u64,
     pub leader_changes: u64,
+    /// Replicas being rebuilt from their peers after damage to the journal.
+    pub rebuilding: u64,
     pub peer_bytes_out: u64,
     pub peer_bytes_in: u64,
     /// Raft log entries held in memory.

@@ -36,6 +36,9 @@ pub async fn run(
             let config = TopicConfig::resolve(&topic.configs, &broker.config, &image);
             failed |= !open_topic(&broker, topic, &config, &mut opened, &mut configs).await;
         }
+        if !failed && broker.node.metadata_is_current() {
+            broker.node.all_replicas_open();
+        }
         broker.opened_index.store(
             if failed {
                 0
@@ -50,7 +53,7 @@ pub async fn run(
             Duration::from_millis(100)
         };
         let retry = async {
-            if failed {
+            if failed || broker.node.is_rebuilding() {
                 tokio::time::sleep(pause).await;
             } else {
                 std::future::pending::<()>().await;

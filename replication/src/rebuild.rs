@@ -1,0 +1,320 @@
+//! Rebuilds this broker's replicas from their peers after its journal was damaged.
+//!
+//! A replica that has lost its votes and entries must not do what it might have promised not to do:
+//! vote for a candidate that lacks an entry it once acknowledged, or acknowledge a leader after
+//! having voted in a later term. So, per group:
+//!
+//! 1. Every other replica is asked for its term. Whoever this replica voted for has that term on
+//!    disk; from now on leaders of earlier terms are refused. All must answer: the candidate may be
+//!    any of them.
+//! 2. It follows the leader as an empty replica does, and gets everything from it.
+//! 3. A leader proves, after the loss and by a majority, that it still leads, and names the end of
+//!    its log. That log holds every entry this replica can have helped to commit (Raft's leader
+//!    completeness). Once it is applied here, the replica votes again.
+//!
+//! A file marks the rebuild until all groups are through it, so that a crash begins it anew.
+
+use crate::error::ReplicationError;
+use crate::group::Group;
+use crate::ids::BrokerId;
+use crate::node::NodeShared;
+use parking_lot::Mutex;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tidelog_proto::peer::{self as wire, message::Body};
+use tokio::sync::watch;
+
+const MARKER: &str = "journal.rebuild";
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How often a rebuild that does not get on says why.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a replica may take part in.
+pub struct Guard(Mutex<Phase>);
+
+enum Phase {
+    /// Not even the terms of the others are known.
+    Lost,
+    /// Leaders of this term or later are followed; no votes.
+    CatchingUp {
+        term: u64,
+    },
+    Whole,
+}
+
+impl Guard {
+    /// Of a replica that is as it was left.
+    pub fn whole() -> Guard {
+        Guard(Mutex::new(Phase::Whole))
+    }
+
+    /// Of a replica that has lost its past.
+    pub fn lost() -> Guard {
+        Guard(Mutex::new(Phase::Lost))
+    }
+
+    pub fn may_vote(&self) -> bool {
+        matches!(*self.0.lock(), Phase::Whole)
+    }
+
+    /// Whether a Raft request may reach the group.
+    pub fn admits(&self, request: &Body) -> bool {
+        let vote = match request {
+            Body::Append(append) => &append.vote,
+            Body::Snapshot(snapshot) => &snapshot.vote,
+            _ => return self.may_vote(),
+        };
+        match *self.0.lock() {
+            Phase::Lost => false,
+            Phase::CatchingUp { term } => vote.as_ref().is_some_and(|v| v.term >= term),
+            Phase::Whole => true,
+        }
+    }
+
+    fn catch_up(&self, term: u64) {
+        *self.0.lock() = Phase::CatchingUp { term };
+    }
+
+    fn end(&self) {
+        *self.0.lock() = Phase::Whole;
+    }
+}
+
+/// Whether this broker is being rebuilt.
+pub struct Rebuild {
+    marker: PathBuf,
+    active: AtomicBool,
+    /// Every replica the metadata gives this broker has been opened.
+    all_open: AtomicBool,
+}
+
+impl Rebuild {
+    pub fn of(data_dir: &Path) -> Rebuild {
+        let marker = data_dir.join(MARKER);
+        Rebuild {
+            active: AtomicBool::new(marker.exists()),
+            marker,
+            all_open: AtomicBool::new(false),
+        }
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    pub fn set_all_open(&self) {
+        self.all_open.store(true, Ordering::Release);
+    }
+
+    /// Guard for a group that is about to start.
+    pub fn guard(&self, replicas: &[BrokerId]) -> Guard {
+        if self.is_active() && replicas.len() > 1 {
+            Guard::lost()
+        } else {
+            Guard::whole()
+        }
+    }
+
+    fn end(&self) -> io::Result<()> {
+        std::fs::remove_file(&self.marker)?;
+        if let Some(dir) = self.marker.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        self.active.store(false, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Marks the rebuild and sets the damaged journal aside.
+///
+/// # Errors
+/// When the data folder cannot be written.
+pub fn begin(data_dir: &Path, damage: &str) -> Result<(), ReplicationError> {
+    let aside = data_dir.join(format!("journal.damaged-{}", std::process::id()));
+    let write = || -> io::Result<()> {
+        let mut marker = File::create(data_dir.join(MARKER))?;
+        writeln!(
+            marker,
+            "This broker's journal was damaged; its replicas are being rebuilt from their peers.\n\
+             The damaged journal is in {}. Removing this file can lose acknowledged records.\n{damage}",
+            aside.display()
+        )?;
+        marker.sync_all()?;
+        File::open(data_dir)?.sync_all()?;
+        std::fs::rename(data_dir.join("journal"), &aside)?;
+        File::open(data_dir)?.sync_all()
+    };
+    write().map_err(|e| {
+        ReplicationError::Refused(format!("cannot set the damaged journal aside: {e}"))
+    })?;
+    tracing::error!(
+        "the journal is damaged ({damage}): it is now {}, and every replica of this broker is \
+         rebuilt from its peers; all of them have to be up for that",
+        aside.display()
+    );
+    Ok(())
+}
+
+/// Takes a group through its rebuild.
+pub async fn run(shared: Arc<NodeShared>, group: Arc<Group>, mut stop: watch::Receiver<bool>) {
+    tokio::select! {
+        () = rebuild(&shared, &group) => {}
+        _ = stop.wait_for(|s| *s) => {}
+    }
+}
+
+async fn rebuild(shared: &NodeShared, group: &Group) {
+    let mut terms: Vec<(BrokerId, wire::RebuildStateReply)> = Vec::new();
+    let mut reported = Instant::now();
+    let me = shared.transport.identity.broker;
+    let others: Vec<BrokerId> = group
+        .replicas
+        .iter()
+        .copied()
+        .filter(|r| *r != me)
+        .collect();
+    while terms.len() < others.len() {
+        for other in &others {
+            if terms.iter().any(|(known, _)| known == other) {
+                continue;
+            }
+            match ask(
+                shared,
+                group,
+                *other,
+                Body::RebuildState(wire::RebuildState {}),
+            )
+            .await
+            {
+                Ok(Body::RebuildStateReply(reply)) => terms.push((*other, reply)),
+                Ok(_) => {}
+                Err(reason) => report(&mut reported, group, &reason),
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN / 10).await;
+    }
+    let term = terms.iter().map(|(_, reply)| reply.term).max().unwrap_or(0);
+    if term == 0 && terms.iter().all(|(_, reply)| reply.empty) && group.is_unformed() {
+        // It was never formed: there is nothing this replica can have promised.
+        group.guard.end();
+        if group.replicas.first() == Some(&me)
+            && let Err(error) = group.initialize().await
+        {
+            tracing::error!(group = group.id.0, "forming the group: {error}");
+        }
+        return;
+    }
+    group.guard.catch_up(term);
+    // A leader without traffic is silent until it is asked; only it can answer.
+    let barrier = 'asking: loop {
+        for other in &others {
+            let request = Body::Barrier(wire::Barrier {});
+            match ask(shared, group, *other, request).await {
+                Ok(Body::BarrierReply(reply)) => break 'asking reply.index,
+                Ok(_) => {}
+                Err(reason) => report(&mut reported, group, &reason),
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    };
+    while group.machine.applied_index() < barrier {
+        report(&mut reported, group, "copying what the leader has");
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    group.guard.end();
+    tracing::info!(group = group.id.0, "rebuilt from the other replicas");
+    shared.unsettle();
+}
+
+async fn ask(
+    shared: &NodeShared,
+    group: &Group,
+    broker: BrokerId,
+    request: Body,
+) -> Result<Body, String> {
+    let peer = shared
+        .transport
+        .peer(broker)
+        .ok_or_else(|| format!("broker {broker} is not known"))?;
+    peer.request(group.id.0, request, ASK_LIMIT)
+        .await
+        .map_err(|e| e.to_string())
+}
+
+fn report(reported: &mut Instant, group: &Group, reason: &str) {
+    if reported.elapsed() >= REPORT_INTERVAL {
+        *reported = Instant::now();
+        tracing::warn!(group = group.id.0, "still being rebuilt: {reason}");
+    }
+}
+
+/// Ends the rebuild when every replica has been through it.
+pub async fn watch_end(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
+    while shared.rebuild.is_active() {
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+        let through = shared.groups().iter().all(|g| g.guard.may_vote());
+        if !through || !shared.rebuild.all_open.load(Ordering::Acquire) {
+            continue;
+        }
+        match shared.rebuild.end() {
+            Ok(()) => tracing::info!("all replicas are rebuilt"),
+            Err(error) => {
+                tracing::error!(
+                    "cannot end the rebuild, it begins anew with the next start: {error}"
+                );
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(term: u64) -> Body {
+        Body::Append(wire::AppendRequest {
+            vote: Some(wire::Vote {
+                term,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn a_lost_replica_promises_nothing_it_may_have_promised_otherwise() {
+        let guard = Guard::lost();
+        let vote = Body::Vote(wire::VoteRequest::default());
+        assert!(!guard.admits(&append(9)) && !guard.admits(&vote) && !guard.may_vote());
+        guard.catch_up(7);
+        assert!(!guard.admits(&append(6)), "a leader of an earlier term");
+        assert!(guard.admits(&append(7)) && guard.admits(&append(8)));
+        assert!(!guard.admits(&vote) && !guard.may_vote());
+        guard.end();
+        assert!(guard.admits(&append(1)) && guard.admits(&vote) && guard.may_vote());
+    }
+
+    #[test]
+    fn the_marker_outlives_the_process() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        std::fs::create_dir(dir.path().join("journal")).expect("journal");
+        assert!(!Rebuild::of(dir.path()).is_active());
+        begin(dir.path(), "file 1 at byte 7").expect("set aside");
+        assert!(!dir.path().join("journal").exists());
+        let rebuild = Rebuild::of(dir.path());
+        assert!(rebuild.is_active());
+        let (one, three) = ([BrokerId(1)], [BrokerId(1), BrokerId(2), BrokerId(3)]);
+        assert!(rebuild.guard(&one).may_vote() && !rebuild.guard(&three).may_vote());
+        rebuild.end().expect("end");
+        assert!(!Rebuild::of(dir.path()).is_active());
+    }
+}

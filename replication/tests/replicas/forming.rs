@@ -1,0 +1,38 @@
+//! A group whose preferred leader is away when it is made.
+
+use super::room::{Member, leader, seeds, until, write};
+use tidelog_replication::Role;
+
+#[test]
+fn a_group_is_formed_without_its_preferred_leader() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(3);
+    let mut members: Vec<Member> = [2, 3]
+        .into_iter()
+        .map(|id| Member::start(dir.path(), id, &seeds))
+        .collect();
+    assert_eq!(write(&members), 0);
+    // The one that was away comes, would form the group itself, and joins it instead.
+    members.push(Member::start(dir.path(), 1, &seeds));
+    until("the late one follows", || {
+        let late = members[2].replica.role();
+        let epochs = (leader(&members).replica.role(), late);
+        match epochs {
+            (
+                Role::Leader { epoch, .. },
+                Role::Follower {
+                    leader,
+                    epoch: known,
+                },
+            ) => leader.is_some() && known == epoch,
+            // It is the preferred one: leadership has come to it.
+            (_, Role::Leader { ready, .. }) => ready,
+            (Role::Follower { .. }, _) => false,
+        }
+    });
+    assert_eq!(write(&members), 1);
+    until("everyone has both", || members.iter().all(|m| m.end() == 2));
+    for member in members {
+        member.stop();
+    }
+}

@@ -1,0 +1,169 @@
+//! Nodes with one partition.
+
+use bytes::Bytes;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidelog_replication::{
+    BrokerId, GroupId, MetadataMachine, Node, NodeConfig, Partition, PartitionSpec, PeerAddress,
+    Role,
+};
+use tidelog_storage::batch::{HEADER_BYTES, batch_crc};
+use tidelog_storage::log::LogConfig;
+use tokio::runtime::Runtime;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct NoMetadata;
+
+impl MetadataMachine for NoMetadata {
+    fn apply(&mut self, _index: u64, _command: &[u8]) -> Bytes {
+        Bytes::new()
+    }
+
+    fn snapshot(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn restore(&mut self, _snapshot: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Addresses of `count` nodes, numbered from 1.
+pub fn seeds(count: i32) -> Vec<PeerAddress> {
+    // All are held at once, so that they differ.
+    let sockets: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        .collect();
+    sockets
+        .iter()
+        .zip(1..)
+        .map(|(socket, id)| PeerAddress {
+            broker: BrokerId(id),
+            address: socket.local_addr().expect("bound").to_string(),
+        })
+        .collect()
+}
+
+/// A node that holds a replica of the one partition.
+pub struct Member {
+    runtime: Option<Runtime>,
+    pub replica: Arc<Partition>,
+    node: Arc<Node>,
+}
+
+impl Member {
+    /// Starts node `id` on what its folder holds.
+    pub fn start(dir: &Path, id: i32, seeds: &[PeerAddress]) -> Member {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let dir = dir.join(id.to_string());
+        let config = NodeConfig {
+            broker: BrokerId(id),
+            incarnation: id as u128,
+            data_dir: dir.clone(),
+            peer_listener: seeds[id as usize - 1].address.clone(),
+            seeds: seeds.to_vec(),
+            journal_file_bytes: 64 << 20,
+            journal_direct_io: false,
+            heartbeat_interval_ms: 50,
+            suspicion_timeout_ms: 500,
+            propose_timeout_ms: 10_000,
+            disk_reserve_bytes: 0,
+        };
+        let spec = PartitionSpec {
+            group: GroupId(1000),
+            topic: "topic".to_owned(),
+            topic_id: [7; 16],
+            partition: 0,
+            dir: dir.join("topic-0"),
+            replicas: seeds.iter().map(|s| s.broker).collect(),
+            config: LogConfig::default(),
+        };
+        let (node, replica) = runtime.block_on(async {
+            let node = Node::start(config, Box::new(NoMetadata))
+                .await
+                .expect("a node");
+            let replica = node.open_partition(spec).await.expect("a replica");
+            (node, replica)
+        });
+        Member {
+            runtime: Some(runtime),
+            replica,
+            node,
+        }
+    }
+
+    /// Stops everything where it is: nothing is checkpointed, no peer is told.
+    pub fn crash(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(LIMIT);
+        }
+    }
+
+    pub fn leads(&self) -> bool {
+        matches!(self.replica.role(), Role::Leader { ready: true, .. })
+    }
+
+    /// Writes one record of `bytes` through this node; its offset.
+    pub fn write(&self, bytes: usize) -> Option<i64> {
+        let runtime = self.runtime.as_ref()?;
+        let written = runtime.block_on(async { self.replica.propose(batch(bytes)).await });
+        written.ok().map(|appended| appended.base_offset)
+    }
+
+    pub fn end(&self) -> i64 {
+        self.replica.log().log_end_offset()
+    }
+
+    /// Stops the node as a broker does.
+    pub fn stop(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.block_on(self.node.shutdown());
+            runtime.shutdown_timeout(LIMIT);
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits for a leader among `members`.
+pub fn leader(members: &[Member]) -> &Member {
+    until("a leader", || members.iter().any(Member::leads));
+    members.iter().find(|m| m.leads()).unwrap_or(&members[0])
+}
+
+/// Writes one record through whichever member leads, and returns its offset.
+pub fn write(members: &[Member]) -> i64 {
+    let mut offset = None;
+    until("a write", || {
+        offset = leader(members).write(9);
+        offset.is_some()
+    });
+    offset.unwrap_or(-1)
+}
+
+/// A batch of one record without a producer. Nothing looks inside before a consumer does.
+fn batch(bytes: usize) -> Bytes {
+    let mut batch = vec![0; HEADER_BYTES + bytes];
+    let length = (batch.len() - 12) as i32;
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    batch[16] = 2;
+    batch[43..57].fill(0xff);
+    batch[57..61].copy_from_slice(&1_i32.to_be_bytes());
+    let crc = batch_crc(&batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch.into()
+}
