@@ -1,7 +1,7 @@
 //! `tidelog consume`: prints the records of a topic.
 
 use crate::output::{self, Target, base64, unescape};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -138,6 +138,7 @@ impl Consume {
         let starts_of = starts.iter().map(|(p, at)| (self.topic.clone(), *p, *at));
         consumer.assign(starts_of).await?;
         if !self.follow {
+            self.check_offset(&left)?;
             let known = starts.iter().map(|(p, at)| (self.topic.clone(), *p, *at));
             for (_, partition, from) in consumer.offsets(known).await? {
                 if left.get(&partition).is_some_and(|&end| from >= end) {
@@ -155,6 +156,20 @@ impl Consume {
             if end.is_some_and(|end| fetched.next_offset >= end) {
                 left.remove(&fetched.partition);
             }
+        }
+        Ok(())
+    }
+
+    /// An offset that no partition has reached is a mistake rather than a wish for nothing.
+    fn check_offset(&self, ends: &HashMap<i32, i64>) -> Result<()> {
+        if let Some(Start::At(StartPosition::Offset(offset))) = self.offset
+            && let Some(last) = ends.values().max()
+            && offset > *last
+        {
+            bail!(
+                "offset {offset} is after the end of topic {:?}, which is at {last}",
+                self.topic
+            );
         }
         Ok(())
     }

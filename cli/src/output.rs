@@ -5,6 +5,7 @@ use anyhow::{Context, Error, Result};
 use clap::{Args, ValueEnum};
 use std::future::Future;
 use std::io::{self, Write};
+use std::time::Duration;
 use tidelog_client::ClientConfig;
 
 /// Which cluster, and how to print what it says.
@@ -16,12 +17,13 @@ pub struct Target {
         global = true,
         env = "TIDELOG_BOOTSTRAP",
         default_value = "127.0.0.1:9092",
-        value_name = "ADDRESSES"
+        value_name = "ADDRESSES",
+        value_parser = addresses
     )]
-    pub bootstrap: String,
+    bootstrap: String,
     /// How to print
     #[arg(long, global = true, value_enum, default_value = "text")]
-    pub output: Output,
+    output: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,10 +34,19 @@ pub enum Output {
     Json,
 }
 
+fn addresses(text: &str) -> Result<String, String> {
+    match ClientConfig::new(text).check() {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl Target {
     pub fn client(&self) -> ClientConfig {
         ClientConfig {
             client_id: "tidelog-cli".to_owned(),
+            // A misspelled name is told soon; news of a new topic takes milliseconds.
+            unknown_topic_timeout: Duration::from_secs(1),
             ..ClientConfig::new(&self.bootstrap)
         }
     }
@@ -67,8 +78,9 @@ fn is_closed_pipe(error: &Error) -> bool {
     causes.any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn with_remedy(error: Error) -> Error {
-    use tidelog_client::Error as Client;
+/// Adds what can be done about it, where that is known.
+pub fn with_remedy(error: Error) -> Error {
+    use tidelog_client::{Error as Client, ErrorCode};
     let remedy = match error.downcast_ref::<Client>() {
         Some(Client::NoBroker { .. }) => {
             "is it running? `tidelog dev` starts a cluster here, --bootstrap names another"
@@ -77,6 +89,9 @@ fn with_remedy(error: Error) -> Error {
         Some(Client::UnknownTopic { topic }) => format!(
             "`tidelog topic list` shows those that do, `tidelog topic create {topic}` makes it"
         ),
+        Some(Client::Broker { code, .. }) if *code == ErrorCode::OFFSET_OUT_OF_RANGE => {
+            "`tidelog topic describe` shows the offsets that are kept".to_owned()
+        }
         _ => return error,
     };
     Error::msg(format!("{error}; {remedy}"))

@@ -73,11 +73,10 @@ struct Describe {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "change", required = true, multiple = true, args = ["partitions", "config", "delete_config"])]
 struct Alter {
     name: String,
     /// How many partitions it shall have in all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, required_unless_present_any = ["config", "delete_config"], value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
     /// Set a setting; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_value)]
@@ -328,7 +327,7 @@ impl Delete {
         for (name, result) in admin.delete_topics(&self.names).await? {
             match result {
                 Ok(()) => done(json, &name, "deleted")?,
-                Err(error) => failed.push(error.to_string()),
+                Err(error) => failed.push(output::with_remedy(error.into()).to_string()),
             }
         }
         if !failed.is_empty() {

@@ -62,7 +62,7 @@ impl Cluster {
     /// # Errors
     /// [`Error::NoBroker`] at once when none does: whoever starts a client wants to know.
     pub(crate) async fn connect(config: ClientConfig) -> Result<Cluster> {
-        check_addresses(&config.bootstrap)?;
+        config.check()?;
         let cluster = Cluster {
             inner: Arc::new(Inner {
                 config,
@@ -326,27 +326,6 @@ impl Cluster {
         *metadata = Arc::new(merged);
         errors
     }
-}
-
-fn check_addresses(addresses: &[String]) -> Result<()> {
-    let bad = |reason: String| {
-        Err(Error::Config {
-            setting: "bootstrap",
-            reason,
-        })
-    };
-    if addresses.is_empty() {
-        return bad("names no address; give host:port".to_owned());
-    }
-    for address in addresses {
-        let port = address
-            .rsplit_once(':')
-            .map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(1..))) {
-            return bad(format!("{address:?} is not host:port"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

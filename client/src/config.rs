@@ -1,5 +1,6 @@
 //! What producer, consumer and admin share: where the cluster is, and how long to wait for it.
 
+use crate::error::{Error, Result};
 use std::time::Duration;
 
 /// How to reach a cluster.
@@ -46,5 +47,28 @@ impl ClientConfig {
             metadata_age_max: Duration::from_secs(300),
             response_bytes_max: 128 << 20,
         }
+    }
+    /// # Errors
+    /// [`Error::Config`] when an address is not `host:port`, or there is none.
+    pub fn check(&self) -> Result<()> {
+        let bad = |reason: String| {
+            Err(Error::Config {
+                setting: "bootstrap",
+                reason,
+            })
+        };
+        if self.bootstrap.is_empty() {
+            return bad("names no address; give host:port".to_owned());
+        }
+        for address in &self.bootstrap {
+            let parts = address.rsplit_once(':');
+            let good = parts.is_some_and(|(host, port)| {
+                !host.is_empty() && matches!(port.parse::<u16>(), Ok(1..))
+            });
+            if !good {
+                return bad(format!("{address:?} is not host:port"));
+            }
+        }
+        Ok(())
     }
 }

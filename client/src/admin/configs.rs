@@ -1,6 +1,6 @@
 //! Settings of topics and brokers.
 
-use super::{Admin, left_out, text};
+use super::{Admin, as_unknown_topic, left_out, text};
 use crate::cluster::Lane;
 use crate::connection::Connection;
 use crate::error::{Error, Result};
@@ -23,6 +23,13 @@ impl ConfigResource {
         match self {
             ConfigResource::Topic(_) => 2,
             ConfigResource::Broker(_) => 4,
+        }
+    }
+
+    fn as_unknown(&self, error: Error) -> Error {
+        match self {
+            ConfigResource::Topic(name) => as_unknown_topic(error, name),
+            ConfigResource::Broker(_) => error,
         }
     }
 
@@ -184,6 +191,10 @@ impl Admin {
             let Err(error) = attempt.await else {
                 return Ok(());
             };
+            let error = of.as_unknown(error);
+            if matches!(error, Error::UnknownTopic { .. }) {
+                return Err(error);
+            }
             retry.pause(error).await?;
             self.look_again().await;
         }

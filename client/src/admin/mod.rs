@@ -141,14 +141,14 @@ impl Admin {
                         let name = result.name.map(|n| n.0.to_string()).unwrap_or_default();
                         let what = format!("delete topic {name:?}");
                         let message = result.error_message.as_deref();
-                        (name, Error::check(what, result.error_code, message))
+                        let checked = Error::check(what, result.error_code, message);
+                        let checked = checked.map_err(|error| as_unknown_topic(error, &name));
+                        (name, checked)
                     });
                     let results: Vec<_> = results.collect();
-                    // An unknown topic is an answer here, not a reason to ask again.
                     let again = results.iter().find_map(|(_, result)| {
                         let error = result.as_ref().err()?;
-                        let unknown = error.code().is_some_and(|c| c.is_unknown_topic());
-                        (error.is_transient() && !unknown).then(|| error.clone())
+                        error.is_transient().then(|| error.clone())
                     });
                     match again {
                         Some(error) if results.len() == 1 => error,
@@ -205,7 +205,8 @@ impl Admin {
             let Err(error) = attempt.await else {
                 return Ok(());
             };
-            if error.code().is_some_and(|code| code.is_unknown_topic()) {
+            let error = as_unknown_topic(error, topic);
+            if matches!(error, Error::UnknownTopic { .. }) {
                 return Err(error);
             }
             retry.pause(error).await?;
@@ -270,6 +271,16 @@ impl Admin {
     /// Learns the controller anew; the attempt that follows tells why, should this fail.
     async fn look_again(&self) {
         let _ = self.cluster.refresh().await;
+    }
+}
+
+/// The controller knows every topic: that it does not is an answer, not a reason to ask again.
+fn as_unknown_topic(error: Error, topic: &str) -> Error {
+    match error.code() {
+        Some(code) if code.is_unknown_topic() => Error::UnknownTopic {
+            topic: topic.to_owned(),
+        },
+        _ => error,
     }
 }
 
