@@ -53,7 +53,6 @@ impl CatchUp for PeerCatchUp {
                 to = end,
                 "copying from peers"
             );
-            eprintln!("MANIFEST copy {first}..{end}");
             let mut offset = first;
             let mut sources = sources.iter().copied().cycle();
             let mut source = sources.next();

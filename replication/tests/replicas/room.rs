@@ -121,6 +121,11 @@ impl Member {
         self.replica.log().log_end_offset()
     }
 
+    /// Bytes of Raft log entries it keeps in memory.
+    pub fn log_bytes(&self) -> u64 {
+        self.node.metrics().log_bytes
+    }
+
     /// Stops the node as a broker does.
     pub fn stop(mut self) {
         if let Some(runtime) = self.runtime.take() {
