@@ -105,6 +105,25 @@ impl Broker {
         self.process.as_ref().map(Child::id)
     }
 
+    /// The status of a process that has ended by itself; it may be started again then.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn take_ended(&mut self) -> Result<Option<ExitStatus>> {
+        let ended = self.exited()?;
+        if ended.is_some() {
+            self.process = None;
+        }
+        Ok(ended)
+    }
+
+    /// Whether `/readyz` answers 200.
+    pub async fn is_ready(&self) -> bool {
+        http_status(self.http, "/readyz")
+            .await
+            .is_ok_and(|status| status == 200)
+    }
+
     /// Waits until `/readyz` answers 200; fails at once if the process ended.
     ///
     /// # Errors

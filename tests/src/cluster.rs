@@ -176,7 +176,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        // A test that returns an error does not panic: `TIDELOG_TEST_KEEP=1` keeps its traces too.
+        if !std::thread::panicking() && std::env::var_os("TIDELOG_TEST_KEEP").is_none() {
             return;
         }
         for broker in &self.brokers {
@@ -207,7 +208,7 @@ fn free_port() -> Result<u16> {
 
 /// The broker's binary: beside this test's own, of the same profile. `cargo test --workspace` builds
 /// it; a test of this crate alone may be the first to want it.
-fn binary() -> Result<&'static Path> {
+pub(crate) fn binary() -> Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = BINARY.get_or_init(|| {
         if let Some(path) = std::env::var_os("TIDELOG_BIN") {

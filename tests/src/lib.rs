@@ -3,6 +3,7 @@
 //! - [`cluster`]: brokers as processes on free ports of 127.0.0.1: start, kill -9, stop, continue.
 //! - [`broker`]: one such process.
 //! - [`batch`]: record batches written field by field.
+//! - [`dev`]: `tidelog dev` as a process, and other runs of the binary.
 //! - [`load`]: an idempotent producer that goes on through faults and writes a Jepsen history.
 //! - [`bulk`]: large records in large numbers.
 //! - [`read`]: reads a topic whole, through a client or straight from one chosen broker.
@@ -17,6 +18,7 @@ pub mod batch;
 pub mod broker;
 pub mod bulk;
 pub mod cluster;
+pub mod dev;
 pub mod load;
 pub mod produce;
 pub mod read;

@@ -89,6 +89,53 @@ fn number(value: &[u8]) -> Result<u64> {
     Ok(std::str::from_utf8(digits.unwrap_or_default())?.parse()?)
 }
 
+/// As [`read_replica`], but ends at the first thing that is wrong.
+///
+/// # Errors
+/// When a fetch fails or what it brings does not decode.
+pub async fn read_replica_once(
+    broker: SocketAddr,
+    topic: &str,
+    partition: i32,
+    end: i64,
+) -> Result<Vec<(i64, u64)>> {
+    let mut wire = Wire::connect(broker).await?;
+    let mut records = Vec::new();
+    let mut next = 0;
+    while next < end {
+        next = read_some(&mut wire, topic, partition, next, &mut records)
+            .await?
+            .context("records below the end")?;
+    }
+    Ok(records)
+}
+
+/// Reads what one fetch brings; the next offset, or `None` when it brings nothing.
+async fn read_some(
+    wire: &mut Wire,
+    topic: &str,
+    partition: i32,
+    from: i64,
+    records: &mut Vec<(i64, u64)>,
+) -> Result<Option<i64>> {
+    let data = fetch(wire, topic, partition, from).await?;
+    if data.error_code != 0 {
+        bail!("error {} at offset {from}", data.error_code);
+    }
+    let Some(mut bytes) = data.records.filter(|bytes| !bytes.is_empty()) else {
+        return Ok(None);
+    };
+    let mut next = from;
+    for set in RecordBatchDecoder::decode_all(&mut bytes)? {
+        for record in set.records.into_iter().filter(|r| r.offset >= from) {
+            let value = record.value.context("a value")?;
+            records.push((record.offset, number(&value)?));
+            next = record.offset + 1;
+        }
+    }
+    Ok(Some(next))
+}
+
 /// Every record of one partition below `end`, as the broker at that address stores it, with its value
 /// as a number.
 ///
@@ -110,23 +157,11 @@ pub async fn read_replica(
                 Some(connection) => connection,
                 none => none.insert(Wire::connect(broker).await?),
             };
-            let data = fetch(connection, topic, partition, next).await?;
-            if data.error_code != 0 {
-                bail!("error {} at offset {next}", data.error_code);
-            }
-            let Some(mut bytes) = data.records.filter(|bytes| !bytes.is_empty()) else {
+            let more = read_some(connection, topic, partition, next, &mut records).await?;
+            let Some(more) = more else {
                 return Ok(None);
             };
-            for set in RecordBatchDecoder::decode_all(&mut bytes)? {
-                for record in set.records {
-                    if record.offset < next {
-                        continue;
-                    }
-                    let value = record.value.context("a value")?;
-                    records.push((record.offset, number(&value)?));
-                    next = record.offset + 1;
-                }
-            }
+            next = more;
         }
         Ok(Some(()))
     })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
+use krafka::Kafka;
 use krafka::admin::{CreateTopicsOptions, NewTopic};
 
 use crate::broker::BrokerId;
@@ -23,15 +24,30 @@ const LEADER_LIMIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the cluster refuses it or no leader comes up.
 pub async fn create(cluster: &Cluster, topic: &str, partitions: i32, replicas: i16) -> Result<()> {
-    let admin = connect(&cluster.bootstrap()).await?.admin();
-    let wanted = NewTopic::new(topic, partitions, replicas)?;
-    let mut answers = admin
-        .create_topics([wanted], CreateTopicsOptions::default())
-        .await?;
-    answers.remove(topic).context("an answer for the topic")??;
+    ask_for(
+        &connect(&cluster.bootstrap()).await?,
+        topic,
+        partitions,
+        replicas,
+    )
+    .await?;
     for partition in 0..partitions {
         leader_of(cluster, topic, partition).await?;
     }
+    Ok(())
+}
+
+/// Has a topic created; its partitions may have no leaders yet.
+///
+/// # Errors
+/// When the cluster refuses it.
+pub async fn ask_for(kafka: &Kafka, topic: &str, partitions: i32, replicas: i16) -> Result<()> {
+    let wanted = NewTopic::new(topic, partitions, replicas)?;
+    let mut answers = kafka
+        .admin()
+        .create_topics([wanted], CreateTopicsOptions::default())
+        .await?;
+    answers.remove(topic).context("an answer for the topic")??;
     Ok(())
 }
 

@@ -1,7 +1,11 @@
 //! Whole-cluster tests: processes, sockets, kills. One binary, so that it links once.
 
+mod catch_up;
+mod dev;
+mod disk;
 mod faults;
 mod produce_consume;
+mod protocol;
 mod restart;
 
 use std::time::Duration;
