@@ -21,6 +21,8 @@ use tokio::time::Instant;
 pub(crate) enum Lane {
     Main,
     Fetch,
+    /// Metadata: a broker that hangs is found out by asking another, not by waiting in its queue.
+    Metadata,
 }
 
 type Opening = Shared<BoxFuture<'static, Result<Connection>>>;
@@ -189,10 +191,14 @@ impl Cluster {
 
     /// A connection to any broker, tried in turn: those connected, those known, those to start from.
     pub(crate) async fn any(&self) -> Result<Connection> {
+        self.any_of(Lane::Main).await
+    }
+
+    async fn any_of(&self, lane: Lane) -> Result<Connection> {
         let mut last = "no address is configured".to_owned();
-        let addresses = self.addresses();
+        let addresses = self.addresses(lane);
         for address in &addresses {
-            match self.connection(address.clone(), Lane::Main).await {
+            match self.connection(address.clone(), lane).await {
                 Ok(connection) => return Ok(connection),
                 Err(Error::Connection { reason, .. }) => last = reason,
                 Err(error) => return Err(error),
@@ -228,7 +234,7 @@ impl Cluster {
         connection.send(version, request, limit).await
     }
 
-    fn addresses(&self) -> Vec<String> {
+    fn addresses(&self, lane: Lane) -> Vec<String> {
         let metadata = self.metadata();
         let known = metadata.brokers.values().map(|b| b.address());
         let mut addresses: Vec<String> = Vec::new();
@@ -239,7 +245,7 @@ impl Cluster {
         }
         let connections = self.inner.connections.lock();
         addresses.sort_by_key(|address| {
-            let opened = connections.get(&(address.clone(), Lane::Main));
+            let opened = connections.get(&(address.clone(), lane));
             !opened.is_some_and(|o| matches!(o.peek(), Some(Ok(c)) if !c.is_closed()))
         });
         addresses
@@ -271,10 +277,10 @@ impl Cluster {
 
     /// Asks brokers in turn until one answers, and merges the answer into the view.
     async fn ask(&self, ask: Ask<'_>, create: bool) -> Result<HashMap<String, ErrorCode>> {
-        let deadline = Instant::now() + self.inner.config.request_timeout;
         let mut last = None;
-        for _ in 0..self.addresses().len().max(1) {
-            let connection = self.any().await?;
+        for _ in 0..self.addresses(Lane::Metadata).len().max(1) {
+            let connection = self.any_of(Lane::Metadata).await?;
+            let deadline = Instant::now() + self.inner.config.metadata_timeout;
             match self.ask_one(&connection, &ask, create, deadline).await {
                 Ok(response) => return Ok(self.learn(response, &ask)),
                 Err(error @ Error::Connection { .. }) => last = Some(error),

@@ -14,6 +14,9 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// For one request, after which its connection is given up.
     pub request_timeout: Duration,
+    /// For one broker to describe the cluster, after which another is asked. Half of it is also how
+    /// long an answer is late before anyone is asked whether the leader is still the same.
+    pub metadata_timeout: Duration,
     /// For one call of this crate with all its retries.
     pub call_timeout: Duration,
     /// How long a topic that no broker knows is looked for: news of a new topic takes a moment to
@@ -40,6 +43,7 @@ impl ClientConfig {
             client_id: "tidelog".to_owned(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
+            metadata_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(60),
             unknown_topic_timeout: Duration::from_secs(3),
             backoff: Duration::from_millis(50),

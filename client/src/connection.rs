@@ -148,6 +148,11 @@ impl Connection {
         &self.inner.address
     }
 
+    /// Gives the connection up: every waiting request fails with `reason`.
+    pub(crate) fn close(&self, reason: &str) {
+        self.inner.waiting.close(reason.to_owned());
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.inner.waiting.state.lock().closed.is_some()
     }

@@ -62,6 +62,20 @@ impl TopicInfo {
         uuid::Uuid::from_bytes(self.id)
     }
 
+    /// A broker that was away may tell of leaders that have been followed by others.
+    fn keep_newer_leaders(&mut self, known: &TopicInfo) {
+        if self.id != known.id {
+            return;
+        }
+        for partition in &mut self.partitions {
+            if let Some(known) = known.partition(partition.index)
+                && known.leader_epoch > partition.leader_epoch
+            {
+                *partition = known.clone();
+            }
+        }
+    }
+
     fn decode(topic: MetadataResponseTopic) -> TopicInfo {
         let mut partitions: Vec<_> = topic.partitions.into_iter().map(decode_partition).collect();
         partitions.sort_by_key(|p| p.index);
@@ -140,7 +154,11 @@ impl Metadata {
                     errors.insert(name, code);
                 }
                 _ => {
-                    topics.insert(name, Arc::new(TopicInfo::decode(topic)));
+                    let mut topic = TopicInfo::decode(topic);
+                    if let Some(known) = self.topics.get(&name) {
+                        topic.keep_newer_leaders(known);
+                    }
+                    topics.insert(name, Arc::new(topic));
                 }
             }
         }
@@ -171,6 +189,24 @@ mod tests {
             .with_name(Some(TopicName(StrBytes::from_static_str(name))))
             .with_error_code(error)
             .with_partitions(partitions.collect())
+    }
+
+    #[test]
+    fn an_older_leader_does_not_replace_a_newer_one_of_the_same_topic() {
+        let led = |leader, epoch, id| {
+            let mut topic = topic("a", 0, &[(0, leader)]).with_topic_id(uuid::Uuid::from_u128(id));
+            topic.partitions[0].leader_epoch = epoch;
+            MetadataResponse::default().with_topics(vec![topic])
+        };
+        let leader = |view: &Metadata| view.topics["a"].partitions[0].leader;
+        let (view, _) = Metadata::empty().merge(led(1, 5, 9), false);
+        let (view, _) = view.merge(led(2, 4, 9), false);
+        assert_eq!(leader(&view), Some(1));
+        let (view, _) = view.merge(led(2, 6, 9), true);
+        assert_eq!(leader(&view), Some(2));
+        // Deleted and created again, it begins anew.
+        let (view, _) = view.merge(led(3, 0, 10), false);
+        assert_eq!(leader(&view), Some(3));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::retry::Backoff;
 use fetch::{Answer, FetchDone, Target};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -84,8 +84,8 @@ pub struct Consumer {
     config: ConsumerConfig,
     assigned: Vec<Assigned>,
     fetching: FuturesUnordered<BoxFuture<'static, FetchDone>>,
-    /// Brokers with a fetch on its way.
-    busy: HashSet<i32>,
+    /// Brokers with a fetch on its way, and when its answer is overdue.
+    busy: HashMap<i32, Instant>,
     ready: VecDeque<Ready>,
     ready_bytes: usize,
     backoff: Backoff,
@@ -130,7 +130,7 @@ impl Consumer {
             config,
             assigned: Vec::new(),
             fetching: FuturesUnordered::new(),
-            busy: HashSet::new(),
+            busy: HashMap::new(),
             ready: VecDeque::new(),
             ready_bytes: 0,
             backoff,
@@ -207,6 +207,7 @@ impl Consumer {
     pub async fn next(&mut self) -> Result<Fetched> {
         loop {
             self.look_up_positions().await?;
+            self.look_after_overdue();
             if self.refresh_at.is_some_and(|at| at <= Instant::now()) {
                 self.refresh().await?;
             }
@@ -244,6 +245,22 @@ impl Consumer {
             }
         }
         Ok(())
+    }
+
+    fn overdue_at(&self) -> Instant {
+        let patience = self.cluster.config().metadata_timeout / 2;
+        Instant::now() + self.config.wait_max + patience
+    }
+
+    /// A leader that hangs keeps its connection open. Its partitions may be led by another broker
+    /// meanwhile: once the view says so, they are fetched there, whatever comes of the old fetch.
+    fn look_after_overdue(&mut self) {
+        let now = Instant::now();
+        let next = self.overdue_at();
+        for overdue_at in self.busy.values_mut().filter(|at| **at <= now) {
+            *overdue_at = next;
+            self.refresh_at.get_or_insert(now);
+        }
     }
 
     async fn refresh(&mut self) -> Result<()> {
@@ -294,7 +311,7 @@ impl Consumer {
                 continue;
             };
             match self.cluster.leader(&assigned.topic, assigned.partition) {
-                Ok((info, partition, leader)) if !self.busy.contains(&leader) => {
+                Ok((info, partition, leader)) if !self.busy.contains_key(&leader) => {
                     targets.entry(leader).or_default().push(Target {
                         at,
                         topic: assigned.topic.clone(),
@@ -312,7 +329,7 @@ impl Consumer {
             }
         }
         for (leader, targets) in targets {
-            self.busy.insert(leader);
+            self.busy.insert(leader, self.overdue_at());
             let cluster = self.cluster.clone();
             let config = self.config.clone();
             self.fetching

@@ -1,5 +1,7 @@
 //! The task that sends batches, and decides what a failure means for them.
 
+mod hanging;
+
 use super::ProducerConfig;
 use super::accumulator::{Accumulator, FilledBatch, Written};
 use super::request::{self, Answered, Part};
@@ -12,6 +14,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::retry::Backoff;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use hanging::OnTheirWay;
 use kafka_protocol::messages::{InitProducerIdRequest, ProducerId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,7 +33,7 @@ pub(super) struct Sender {
     connections: HashMap<i32, Connection>,
     connecting: HashSet<i32>,
     /// Requests on their way, by broker.
-    in_flight: HashMap<i32, usize>,
+    in_flight: HashMap<i32, OnTheirWay>,
     /// Given to partitions that have none.
     producer: Option<ProducerMark>,
     asking_producer: bool,
@@ -83,6 +86,7 @@ impl Sender {
             let next_due = self.take_batches(now);
             self.give_up_late(now);
             self.close_gaps();
+            self.look_after_overdue(now);
             self.refresh_if_due(now);
             self.send_all(now);
             let until = self.next_timer(next_due, now);
@@ -229,7 +233,11 @@ impl Sender {
             let retry_at = slot.retry_at.filter(|at| *at > now);
             [deadline, retry_at].into_iter().flatten()
         });
-        let all = of_slots.chain(next_due).chain(self.refresh_at);
+        let overdue = self.in_flight.values().filter_map(OnTheirWay::overdue_at);
+        let all = of_slots
+            .chain(overdue)
+            .chain(next_due)
+            .chain(self.refresh_at);
         all.min()
             .unwrap_or(now + self.cluster.config().metadata_age_max)
     }
@@ -303,7 +311,7 @@ impl Sender {
                 }
             }
         }
-        let on_their_way = self.in_flight.get(&leader).copied().unwrap_or(0);
+        let on_their_way = self.in_flight.get(&leader).map_or(0, OnTheirWay::count);
         on_their_way < self.config.in_flight_max && self.connected(leader)
     }
 
@@ -335,8 +343,9 @@ impl Sender {
         });
         let limit = left.min(self.cluster.config().request_timeout);
         let answered = request::send(connection, parts, &self.config, limit);
+        let patience = self.patience();
         let on_their_way = self.in_flight.entry(leader).or_default();
-        *on_their_way += 1;
+        on_their_way.sent(now + patience);
         self.events.push(Box::pin(
             async move { Event::Answered(leader, answered.await) },
         ));
@@ -375,14 +384,17 @@ impl Sender {
             }
             Event::Refreshed(result) => {
                 self.refreshing = false;
-                if let Err(error) = result {
-                    self.nothing_can_be_sent(&error);
+                match result {
+                    Ok(()) => self.leave_deposed(),
+                    Err(error) => self.nothing_can_be_sent(&error),
                 }
             }
             Event::Answered(broker, answered) => {
-                if let Some(on_their_way) = self.in_flight.get_mut(&broker) {
-                    *on_their_way -= 1;
-                }
+                let overdue_at = Instant::now() + self.patience();
+                self.in_flight
+                    .entry(broker)
+                    .or_default()
+                    .answered(overdue_at);
                 for (batch, result) in answered {
                     self.answered(batch, result);
                 }
