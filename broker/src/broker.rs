@@ -3,6 +3,7 @@
 use crate::config::{BrokerConfig, host_port};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::http;
+use crate::kafka::fetch_session::FetchSessions;
 use crate::kafka::limits::Limits;
 use crate::kafka::listener;
 use crate::metadata::changes::{ProducerIds, Refused, propose};
@@ -51,6 +52,7 @@ pub struct Broker {
     pub metadata: Arc<ArcSwap<MetadataImage>>,
     pub metrics: Arc<Metrics>,
     pub limits: Arc<Limits>,
+    pub fetch_sessions: FetchSessions,
     pub producer_ids: ProducerIds,
     /// Metadata index up to which this broker's replicas are open; 0 before the first time.
     pub opened_index: AtomicU64,
@@ -110,8 +112,10 @@ impl RunningBroker {
             config.int("max.connections.per.ip") as usize,
             config.int("queued.max.request.bytes") as usize,
         );
+        let slots = config.int("max.incremental.fetch.session.cache.slots") as usize;
         let broker = Arc::new(Broker {
             id: config.broker_id(),
+            fetch_sessions: FetchSessions::new(slots),
             metrics: Arc::new(Metrics::new()),
             config,
             node,

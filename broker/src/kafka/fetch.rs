@@ -1,16 +1,18 @@
-//! Fetch (versions 4 to 18): long poll, size limits, leader epochs, follower fetch by rack.
+//! Fetch (versions 4 to 18): long poll, size limits, leader epochs, follower fetch by rack. Sessions
+//! are in [`super::fetch_session`].
 //!
 //! The log holds committed batches only, so any replica may serve a consumer (KIP-392), and nothing
 //! has to be clamped to a high watermark.
 
 use super::dispatch::Head;
-use super::fetch_encode::{FetchAnswer, PartitionAnswer, TopicAnswer, encode};
+use super::fetch_encode::{FetchAnswer, PartitionAnswer, encode};
+use super::fetch_session::Asked;
 use super::reply::Reply;
 use super::{Found, RequestContext, find_partition, find_topic};
 use crate::broker::Broker;
-use crate::metadata::{MetadataImage, Topic};
+use crate::metadata::{BrokerMeta, MetadataImage, Topic};
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchRequest};
+use kafka_protocol::messages::FetchRequest;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelog_replication::BrokerId;
@@ -20,6 +22,9 @@ use tokio::time::Instant;
 
 /// Longest a fetch waits, whatever the client asks for.
 const WAIT_MAX_MS: i32 = 60_000;
+/// Records in one answer at most, whatever the client asks for, as Kafka's `fetch.max.bytes`; a single
+/// batch may be larger.
+const RESPONSE_MAX_BYTES: i32 = 55 << 20;
 /// A reader further behind than this reads pages that may not be in memory.
 const COLD_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -31,14 +36,17 @@ pub async fn handle(
     request: FetchRequest,
 ) -> anyhow::Result<Option<Reply>> {
     let broker = &context.broker;
-    if request.session_id != 0 {
-        // Sessions are declined when they are asked for, so nobody can have one.
-        let answer = FetchAnswer {
-            error_code: ResponseError::FetchSessionIdNotFound.code(),
-            ..FetchAnswer::default()
-        };
-        return encode(head, answer).map(Some);
-    }
+    let sessions = &broker.fetch_sessions;
+    let fetch = match sessions.begin(&request, head.version, std::time::Instant::now()) {
+        Ok(fetch) => fetch,
+        Err(error) => {
+            let answer = FetchAnswer {
+                error_code: error.code(),
+                ..FetchAnswer::default()
+            };
+            return encode(head, answer).map(Some);
+        }
+    };
     let wait = request.max_wait_ms.clamp(0, WAIT_MAX_MS);
     let deadline = Instant::now() + Duration::from_millis(wait as u64);
     let waiter = Notify::new();
@@ -46,14 +54,17 @@ pub async fn handle(
     loop {
         let image = broker.metadata.load_full();
         let mut pass = Pass::new(broker, &image, &request, head.version);
-        pass.read_all(&waiter);
+        pass.read_all(&fetch.asked, &waiter);
         if pass.cold {
             // Those pages may have to come from the disk, which must not hold up a worker.
             pass.touch_cold().await;
         }
-        let enough = pass.bytes >= request.min_bytes.max(0) as usize;
-        if enough || pass.errors || Instant::now() >= deadline {
-            return encode(head, pass.answer).map(Some);
+        let enough = pass.bytes >= request.min_bytes.max(0) as usize || fetch.asked.is_empty();
+        if enough || pass.answer_now || Instant::now() >= deadline {
+            let now = std::time::Instant::now();
+            let mut answer = sessions.finish(fetch, pass.answers, now);
+            answer.endpoints = pass.endpoints;
+            return encode(head, answer).map(Some);
         }
         let _ = tokio::time::timeout_at(deadline, waiter.notified()).await;
         // A fresh waiter: registrations of the old one die with it.
@@ -67,9 +78,13 @@ struct Pass<'a> {
     image: &'a MetadataImage,
     request: &'a FetchRequest,
     version: i16,
-    answer: FetchAnswer,
+    /// In the order of what was asked.
+    answers: Vec<PartitionAnswer>,
+    endpoints: Vec<BrokerMeta>,
+    max_bytes: usize,
     bytes: usize,
-    errors: bool,
+    /// There is something the client has to know at once: an error, or a better replica.
+    answer_now: bool,
     cold: bool,
 }
 
@@ -85,43 +100,43 @@ impl<'a> Pass<'a> {
             image,
             request,
             version,
-            answer: FetchAnswer::default(),
+            answers: Vec::new(),
+            endpoints: Vec::new(),
+            max_bytes: request.max_bytes.clamp(0, RESPONSE_MAX_BYTES) as usize,
             bytes: 0,
-            errors: false,
+            answer_now: false,
             cold: false,
         }
     }
 
-    fn read_all(&mut self, waiter: &Arc<Notify>) {
-        for asked in &self.request.topics {
-            let topic = find_topic(self.image, &asked.topic, asked.topic_id);
-            let partitions = asked
-                .partitions
-                .iter()
-                .map(|p| match &topic {
-                    Ok(topic) => self.read(topic, p, waiter),
-                    Err(error) => self.failed(p.partition, *error),
-                })
-                .collect();
-            self.answer.topics.push(TopicAnswer {
-                name: asked.topic.clone(),
-                id: asked.topic_id,
-                partitions,
-            });
+    fn read_all(&mut self, asked: &[Asked], waiter: &Arc<Notify>) {
+        let mut last: Option<(&Asked, Result<Arc<Topic>, ResponseError>)> = None;
+        self.answers.reserve(asked.len());
+        for partition in asked {
+            // Neighbours are of one topic mostly.
+            let topic = match &last {
+                Some((of, topic))
+                    if of.topic_id == partition.topic_id && of.topic == partition.topic =>
+                {
+                    topic.clone()
+                }
+                _ => find_topic(self.image, &partition.topic, partition.topic_id),
+            };
+            let answer = match &topic {
+                Ok(topic) => self.read(topic, partition, waiter),
+                Err(error) => self.failed(partition.partition, *error),
+            };
+            self.answers.push(answer);
+            last = Some((partition, topic));
         }
     }
 
     fn failed(&mut self, index: i32, error: ResponseError) -> PartitionAnswer {
-        self.errors = true;
+        self.answer_now = true;
         PartitionAnswer::failed(index, error)
     }
 
-    fn read(
-        &mut self,
-        topic: &Topic,
-        asked: &FetchPartition,
-        waiter: &Arc<Notify>,
-    ) -> PartitionAnswer {
+    fn read(&mut self, topic: &Topic, asked: &Asked, waiter: &Arc<Notify>) -> PartitionAnswer {
         let index = asked.partition;
         let found = match find_partition(self.broker, topic, index, asked.current_leader_epoch) {
             Ok(found) => found,
@@ -138,6 +153,7 @@ impl<'a> Pass<'a> {
         // Before the read, so that nothing that comes after it is missed.
         found.partition.notify_on_change(waiter);
         if let Some(replica) = self.preferred_replica(&found) {
+            self.answer_now = true;
             let log = found.partition.log();
             return PartitionAnswer {
                 index,
@@ -151,7 +167,7 @@ impl<'a> Pass<'a> {
         self.read_log(index, asked, &found)
     }
 
-    fn read_log(&mut self, index: i32, asked: &FetchPartition, found: &Found) -> PartitionAnswer {
+    fn read_log(&mut self, index: i32, asked: &Asked, found: &Found) -> PartitionAnswer {
         let log = found.partition.log();
         let mut answer = PartitionAnswer {
             index,
@@ -168,10 +184,12 @@ impl<'a> Pass<'a> {
                     if epoch < asked.last_fetched_epoch || end < asked.fetch_offset =>
                 {
                     answer.diverging = Some((epoch, end));
-                    self.errors = true;
+                    self.answer_now = true;
                     return answer;
                 }
-                _ => {}
+                Some(_) => {}
+                // Older than all we know.
+                None => return self.failed(index, ResponseError::OffsetOutOfRange),
             }
         }
         let upper = if self.request.isolation_level == READ_COMMITTED {
@@ -179,8 +197,8 @@ impl<'a> Pass<'a> {
         } else {
             answer.high_watermark
         };
-        let whole_left = (self.request.max_bytes.max(0) as usize).saturating_sub(self.bytes);
-        let max_bytes = whole_left.min(asked.partition_max_bytes.max(0) as usize);
+        let whole_left = self.max_bytes.saturating_sub(self.bytes);
+        let max_bytes = whole_left.min(asked.max_bytes.max(0) as usize);
         let first = self.bytes == 0;
         match log.read(asked.fetch_offset, upper, max_bytes, first) {
             Ok(read) => {
@@ -189,7 +207,7 @@ impl<'a> Pass<'a> {
                 answer.records = read.slices;
             }
             Err(StorageError::OffsetOutOfRange { .. }) => {
-                self.errors = true;
+                self.answer_now = true;
                 // A follower may not have what the leader has told the client of: not an answer to
                 // reset offsets on.
                 answer.error_code = if !found.leads && asked.fetch_offset > answer.high_watermark {
@@ -200,7 +218,7 @@ impl<'a> Pass<'a> {
             }
             Err(error) => {
                 tracing::error!("fetch: {error}");
-                self.errors = true;
+                self.answer_now = true;
                 answer.error_code = ResponseError::KafkaStorageError.code();
             }
         }
@@ -230,9 +248,9 @@ impl<'a> Pass<'a> {
         if let Some(leader) = leader {
             answer.current_leader = Some((leader.leader.0, leader.epoch));
             if let Some(broker) = self.image.brokers.get(&leader.leader)
-                && !self.answer.endpoints.iter().any(|b| b.id == broker.id)
+                && !self.endpoints.iter().any(|b| b.id == broker.id)
             {
-                self.answer.endpoints.push(broker.clone());
+                self.endpoints.push(broker.clone());
             }
         }
     }
@@ -240,10 +258,8 @@ impl<'a> Pass<'a> {
     /// Reads one byte of each page on a thread that may wait for the disk.
     async fn touch_cold(&self) {
         let slices: Vec<bytes::Bytes> = self
-            .answer
-            .topics
+            .answers
             .iter()
-            .flat_map(|t| &t.partitions)
             .flat_map(|p| p.records.iter().cloned())
             .collect();
         let touched = tokio::task::spawn_blocking(move || {
