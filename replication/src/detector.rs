@@ -178,6 +178,7 @@ fn jitter(group: &Group) -> Duration {
 pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
     let mut up_since: HashMap<BrokerId, Instant> = HashMap::new();
     let mut behind: HashMap<GroupId, u64> = HashMap::new();
+    let mut handed: HashMap<GroupId, i32> = HashMap::new();
     let mut calm = 0;
     loop {
         tokio::select! {
@@ -210,23 +211,51 @@ pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
                 .is_some_and(|since| now.duration_since(*since) >= SETTLED)
         };
         let mut transfers = 0;
+        let before = std::mem::take(&mut handed);
         for group in shared.groups() {
-            let Some(preferred) = group.replicas.first().copied() else {
+            let (leader, epoch) = group.leader();
+            if leader != Some(shared.transport.identity.broker) {
                 continue;
+            }
+            // Raft takes no writes from the moment it is told to hand over, for the rest of its term:
+            // when the heir did not come forward, somebody has to.
+            let stuck = before.get(&group.id) == Some(&epoch);
+            let heir = if stuck {
+                any_heir(&shared, &group)
+            } else {
+                group.replicas.first().copied().filter(|preferred| {
+                    *preferred != shared.transport.identity.broker
+                        && settled(preferred)
+                        && shared.transport.is_staying(*preferred)
+                        && group.is_ready_leader()
+                        && is_caught_up(&group, *preferred)
+                })
             };
             if transfers < TRANSFERS_MAX
-                && preferred != shared.transport.identity.broker
-                && settled(&preferred)
-                && shared.transport.is_staying(preferred)
-                && group.is_ready_leader()
-                && is_caught_up(&group, preferred)
+                && let Some(heir) = heir
             {
                 transfers += 1;
-                calm = 0;
-                group.transfer_leader(preferred).await;
+                group.transfer_leader(heir).await;
+                handed.insert(group.id, epoch);
+            } else if stuck {
+                handed.insert(group.id, epoch);
             }
         }
+        if !handed.is_empty() {
+            calm = 0;
+        }
     }
+}
+
+/// The living replica that lacks least.
+fn any_heir(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
+    let matched = group.matched().unwrap_or_default();
+    group
+        .replicas
+        .iter()
+        .copied()
+        .filter(|r| *r != shared.transport.identity.broker && shared.transport.is_staying(*r))
+        .max_by_key(|r| matched.get(r).copied().unwrap_or(0))
 }
 
 /// A follower learns with its leader's next message what is committed. When the last one was lost, or
