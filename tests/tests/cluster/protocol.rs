@@ -2,6 +2,7 @@
 //! broker's own for the answer, and the handshake around it.
 
 mod calls;
+mod fetch;
 mod table;
 
 use std::collections::BTreeMap;
@@ -71,13 +72,14 @@ async fn every_api_answers_in_every_version() -> Result<()> {
     let mut sample = calls::Sample::create(target.broker).await?;
     let mut failures = Vec::new();
     for (key, (min, max)) in served {
-        let api = ApiKey::try_from(key)
-            .ok()
-            .with_context(|| format!("key {key} is advertised"))?;
         for version in min..=max {
-            if !target.is_ours && !calls::is_sent(api, version) {
+            // Kafka has more APIs than we.
+            if !target.is_ours && !table::documented_here(key, version) {
                 continue;
             }
+            let api = ApiKey::try_from(key)
+                .ok()
+                .with_context(|| format!("key {key} is advertised"))?;
             if let Err(error) = sample.call(&mut wire, api, version).await {
                 failures.push(format!("{api:?} v{version}: {error:#}"));
                 // The broker may have closed the old one.

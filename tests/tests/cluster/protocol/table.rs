@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::Advertised;
 
 /// Rows of the document: `| name | key | ours | Kafka's | remark |`, `–` between versions, `—` for none.
-pub fn documented() -> Result<Advertised> {
+fn documented() -> Result<Advertised> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut table = Advertised::new();
@@ -33,4 +33,12 @@ pub fn check_document(advertised: &Advertised) -> Result<()> {
         "docs/protocol.md says {documented:?}, the broker {advertised:?}"
     );
     Ok(())
+}
+
+/// Whether the document has this version among ours.
+pub fn documented_here(key: i16, version: i16) -> bool {
+    documented().is_ok_and(|table| {
+        let range = table.get(&key);
+        range.is_some_and(|(min, max)| (*min..=*max).contains(&version))
+    })
 }
