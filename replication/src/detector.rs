@@ -9,6 +9,7 @@ use crate::ids::BrokerId;
 use crate::node::{METADATA_GROUP, NodeShared};
 use crate::transport::Transport;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidelog_proto::peer::{self as wire, message::Body};
@@ -190,8 +191,8 @@ pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
         for peer in shared.transport.peers() {
             if !peer.is_alive() {
                 changed |= up_since.remove(&peer.id).is_some();
-            } else if !up_since.contains_key(&peer.id) {
-                up_since.insert(peer.id, now);
+            } else if let Entry::Vacant(new) = up_since.entry(peer.id) {
+                new.insert(now);
                 changed = true;
             }
         }
