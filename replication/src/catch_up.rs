@@ -1,6 +1,7 @@
 //! Copies the committed batches a replica lacks from another one, as a consumer would read them.
 
 use crate::ids::BrokerId;
+use crate::partition::Partition;
 use crate::transport::Transport;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -8,9 +9,10 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tidelog_proto::peer::{self as wire, message::Body};
+use tidelog_storage::batch::BatchHeader;
 use tidelog_storage::error::StorageError;
 use tidelog_storage::ids::GroupId;
-use tidelog_storage::log::PartitionLog;
+use tidelog_storage::log::{PartitionLog, Stretch};
 
 /// Bytes asked for at once: what the source and this broker each hold for one copy.
 const READ_BYTES: u32 = 1024 * 1024;
@@ -143,6 +145,58 @@ async fn read(
         Ok(_) => Err(io::Error::other("unexpected answer to a log read")),
         Err(error) => Err(io::Error::other(error)),
     }
+}
+
+/// Replaces the damaged stretch at `offset` of a partition by what another replica has there.
+pub async fn mend(partition: &Partition, offset: i64) {
+    let (group, log) = (partition.spec.group, partition.log.clone());
+    let Some(stretch) = log.stretch_of(offset) else {
+        return;
+    };
+    let transport = Arc::downgrade(&partition.transport);
+    let me = partition.transport.identity.broker;
+    let others = partition.spec.replicas.iter().filter(|r| **r != me);
+    let name = format!("{}-{}", partition.spec.topic, partition.spec.partition);
+    for other in others.clone() {
+        let mended = async {
+            let batches = read_stretch(&transport, *other, group, &stretch).await?;
+            let (log, stretch) = (log.clone(), stretch.clone());
+            blocking(move || log.mend(&stretch, &batches)).await
+        };
+        match mended.await {
+            Ok(()) => {
+                tracing::warn!("{name}: damaged records at offset {offset} replaced by broker {other}'s");
+                return;
+            }
+            Err(error) => tracing::warn!("{name}: damaged records from broker {other}: {error}"),
+        }
+    }
+    tracing::error!(
+        "{name}: the records at offset {offset} are damaged on this disk, and no other replica could \
+         give them; it is tried again when they are read again"
+    );
+}
+
+async fn read_stretch(
+    transport: &Weak<Transport>,
+    source: BrokerId,
+    group: GroupId,
+    stretch: &Stretch,
+) -> io::Result<Vec<u8>> {
+    let mut batches = Vec::new();
+    let mut from = stretch.from;
+    while batches.len() < stretch.bytes {
+        let more = read(transport, source, group, from, stretch.until).await?;
+        let mut rest = &more[..];
+        while let Ok(header) = BatchHeader::parse(rest) {
+            from = header.last_offset() + 1;
+            rest = rest.get(header.size_in_bytes()..).unwrap_or_default();
+        }
+        batches.extend_from_slice(&more);
+    }
+    // The last answer may hold more than the stretch, up to where its last offset lies.
+    batches.truncate(stretch.bytes);
+    Ok(batches)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -419,6 +419,7 @@ impl Node {
             log,
             group: group.clone(),
             transport: self.shared.transport.clone(),
+            mending: AtomicBool::new(false),
         });
         self.shared
             .partitions

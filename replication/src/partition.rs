@@ -1,5 +1,6 @@
 //! One replica of one partition.
 
+use crate::catch_up;
 use crate::group::Group;
 use crate::transport::Transport;
 use crate::types::{Command, Reply};
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tidelog_storage::log::{LogConfig, PartitionLog};
 use tokio::sync::Notify;
 
@@ -52,6 +54,8 @@ pub struct Partition {
     pub(crate) log: Arc<PartitionLog>,
     pub(crate) group: Arc<Group>,
     pub(crate) transport: Arc<Transport>,
+    /// Damaged records are being replaced.
+    pub(crate) mending: AtomicBool,
 }
 
 impl Partition {
@@ -95,6 +99,19 @@ impl Partition {
                 Reply::None | Reply::Metadata { .. } => Err(ProposeError::OutcomeUnknown),
             }
         })
+    }
+
+    /// Replaces the damaged records at `offset`, which a read has found, by another replica's. Does
+    /// nothing while an earlier call is at work.
+    pub fn mend(self: &Arc<Self>, offset: i64) {
+        if self.mending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let partition = self.clone();
+        tokio::spawn(async move {
+            catch_up::mend(&partition, offset).await;
+            partition.mending.store(false, Ordering::Release);
+        });
     }
 
     pub fn role(&self) -> Role {

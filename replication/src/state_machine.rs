@@ -342,6 +342,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let mut applied = self.shared.applied.lock();
             applied.last = meta.last_log_id;
             applied.membership = meta.last_membership.clone();
+            if let Machine::Partition(log) = &self.shared.machine {
+                log.end_catch_up();
+            }
         }
         let (index, term) = meta.last_log_id.as_ref().map_or((0, 0), position);
         self.shared.applied_index.store(index, Ordering::Release);

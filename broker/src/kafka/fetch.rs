@@ -218,6 +218,9 @@ impl<'a> Pass<'a> {
             }
             Err(error) => {
                 tracing::error!("fetch: {error}");
+                if matches!(error, StorageError::Corrupt { .. }) {
+                    found.partition.mend(asked.fetch_offset);
+                }
                 self.answer_now = true;
                 answer.error_code = ResponseError::KafkaStorageError.code();
             }

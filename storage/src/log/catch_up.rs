@@ -1,7 +1,7 @@
 //! Copies a log from another replica: first what it consists of, then the missing batches.
 
 use super::checkpoint::LogState;
-use super::{PartitionLog, files};
+use super::{PartitionLog, Writer, files};
 use crate::batch::{BatchHeader, batch_crc};
 use crate::error::StorageError;
 use crate::ids::Offset;
@@ -25,20 +25,30 @@ impl PartitionLog {
     /// Prepares for the batches `manifest` speaks of. Returns the range `[first, end)` this replica
     /// lacks: what it has is committed and therefore a prefix, unless the other's log starts later,
     /// in which case this one starts anew there.
+    ///
+    /// Until [`PartitionLog::end_catch_up`] checkpoints stand for the log as it was before: batches of
+    /// a copy that is not whole belong to no applied index, and would be applied once more.
     pub fn begin_catch_up(&self, manifest: &[u8]) -> Result<(Offset, Offset), StorageError> {
         self.check_open()?;
         let state = LogState::read(manifest, &self.dir)?;
+        let mut writer = self.writer.lock();
+        if writer.before_copy.is_none() {
+            let active = self.segments.read().last().cloned();
+            writer.before_copy = Some(self.state(&writer, active.as_deref()));
+        }
         if self.log_end_offset() < state.start_offset {
-            self.restart_at(state.start_offset)?;
+            self.restart_at(&mut writer, state.start_offset)?;
         }
         Ok((self.log_end_offset(), state.end_offset))
     }
 
     /// Drops everything and goes on at `offset`.
-    fn restart_at(&self, offset: Offset) -> Result<(), StorageError> {
-        let mut writer = self.writer.lock();
+    fn restart_at(&self, writer: &mut Writer, offset: Offset) -> Result<(), StorageError> {
         files::mark_log_start(&self.dir, offset)?;
         self.dir_sync.need();
+        if let Some(before) = &mut writer.before_copy {
+            before.forget_segments();
+        }
         let old = std::mem::take(&mut *self.segments.write());
         for segment in old {
             segment
@@ -122,5 +132,10 @@ impl PartitionLog {
             writer.epochs_dirty = true;
         }
         self.set_log_start_offset(state.start_offset)
+    }
+
+    /// Checkpoints stand for the present log again: the copy's applied index is known now.
+    pub fn end_catch_up(&self) {
+        self.writer.lock().before_copy = None;
     }
 }

@@ -107,6 +107,13 @@ impl LogState {
         Ok(state)
     }
 
+    /// The segments are gone: an empty log that goes on at its end.
+    pub fn forget_segments(&mut self) {
+        self.start_offset = self.end_offset;
+        self.segment_base = self.end_offset;
+        self.segment_bytes = 0;
+    }
+
     pub fn epochs(&self) -> LeaderEpochs {
         LeaderEpochs {
             entries: self

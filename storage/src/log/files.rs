@@ -64,6 +64,17 @@ pub fn mark_log_start(dir: &Path, offset: Offset) -> Result<(), StorageError> {
     Ok(())
 }
 
+/// Notes that the log starts at `offset` after all, below what is noted so far.
+pub fn lower_log_start(dir: &Path, offset: Offset) -> Result<(), StorageError> {
+    mark_log_start(dir, offset)?;
+    for (later, path) in log_start_marks(dir)? {
+        if later > offset {
+            std::fs::remove_file(&path).map_err(|e| StorageError::io(&path, e))?;
+        }
+    }
+    sync_dir(dir)
+}
+
 /// The offset last noted by [`mark_log_start`].
 pub fn marked_log_start(dir: &Path) -> Result<Option<Offset>, StorageError> {
     Ok(log_start_marks(dir)?.into_iter().map(|m| m.0).max())

@@ -1,6 +1,6 @@
 //! Makes the log durable up to a point.
 
-use super::PartitionLog;
+use super::{PartitionLog, Writer};
 use super::checkpoint::LogState;
 use super::epochs::LeaderEpochs;
 use super::files::DirSync;
@@ -32,17 +32,13 @@ impl PartitionLog {
         let mut writer = self.writer.lock();
         let segments = self.segments.read();
         let active = segments.last().cloned();
-        let position = active
-            .as_ref()
-            .map_or((self.log_end_offset(), 0), |s| (s.base_offset, s.bytes()));
+        // Half a copy has no applied index: a checkpoint stands for what was there before it.
+        let state = writer
+            .before_copy
+            .clone()
+            .unwrap_or_else(|| self.state(&writer, active.as_deref()));
         Ok(FlushTicket {
-            state: LogState::new(
-                self.log_start_offset(),
-                self.log_end_offset(),
-                position,
-                &writer.epochs,
-                &writer.producers,
-            ),
+            state,
             segments: segments
                 .iter()
                 .filter(|s| s.needs_sync())
@@ -53,6 +49,20 @@ impl PartitionLog {
             dir: self.dir.clone(),
             dir_sync: self.dir_sync.clone(),
         })
+    }
+}
+
+impl PartitionLog {
+    /// The log as it is now, `active` being its last segment.
+    pub(super) fn state(&self, writer: &Writer, active: Option<&Segment>) -> LogState {
+        let end = self.log_end_offset();
+        LogState::new(
+            self.log_start_offset(),
+            end,
+            active.map_or((end, 0), |s| (s.base_offset, s.bytes())),
+            &writer.epochs,
+            &writer.producers,
+        )
     }
 }
 

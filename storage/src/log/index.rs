@@ -182,6 +182,14 @@ impl SegmentIndex {
             .map_or(0, |i| u64::from(self.offsets[i].position))
     }
 
+    /// An indexed batch that ends at or before `relative`, and one that begins after it.
+    pub fn entries_around(&self, relative: u32) -> (Option<OffsetEntry>, Option<OffsetEntry>) {
+        let after = self.offsets.partition_point(|e| e.relative <= relative);
+        let first = after.checked_sub(1).map(|i| self.offsets[i]);
+        // The next one may hold `relative` itself: entries tell where a batch ends.
+        (first, self.offsets.get(after + 1).copied())
+    }
+
     /// Relative offset below which no timestamp is as late as `timestamp`.
     pub fn offset_before_timestamp(&self, timestamp: i64) -> u32 {
         let after = self.times.partition_point(|e| e.timestamp < timestamp);

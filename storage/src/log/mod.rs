@@ -3,7 +3,8 @@
 //! The log is the state machine of the partition's Raft group, so it holds committed batches only and
 //! nothing in it is ever taken back. [`PartitionLog`] is the whole; `segment` and `index` are its
 //! files, `append` writes, `read` reads, `producers` recognises repeated batches, `epochs` knows the
-//! leader epochs, `flush` makes it durable, `catch_up` copies it from another replica.
+//! leader epochs, `flush` makes it durable, `catch_up` copies it from another replica, `mend`
+//! replaces what the disk has damaged.
 
 mod append;
 mod catch_up;
@@ -14,6 +15,7 @@ mod files;
 mod flush;
 mod index;
 mod lookup;
+mod mend;
 mod producers;
 mod read;
 mod segment;
@@ -21,6 +23,7 @@ mod segment;
 pub use append::{AppendBatch, AppendOutcome};
 pub use config::LogConfig;
 pub use flush::FlushTicket;
+pub use mend::Stretch;
 pub use producers::{ProducedBatch, ProducerRejection};
 pub use read::LogRead;
 
@@ -41,6 +44,8 @@ struct Writer {
     producers: Producers,
     epochs: LeaderEpochs,
     epochs_dirty: bool,
+    /// The log as it was before the copy under way: what a checkpoint taken meanwhile stands for.
+    before_copy: Option<LogState>,
 }
 
 /// One partition's log. One writer at a time, any number of readers.
@@ -115,6 +120,7 @@ impl PartitionLog {
                 producers: state.as_ref().map(LogState::producers).unwrap_or_default(),
                 epochs,
                 epochs_dirty: false,
+                before_copy: None,
             }),
             dir_sync: Arc::new(DirSync::needed(dir)),
             segments: RwLock::new(segments),
@@ -346,6 +352,11 @@ fn take_over_log_start(dir: &Path, state: &mut LogState) -> Result<(), StorageEr
     if marked >= state.end_offset && state.segment_bytes > 0 && !active.exists() {
         remove_segments(dir, |_| true)?;
         state.segment_bytes = 0;
+    }
+    if marked > state.end_offset {
+        // A copy that was to begin there was interrupted. What is appended from here on lies below
+        // the mark, and must not be taken for removed at the next start.
+        files::lower_log_start(dir, state.end_offset)?;
     }
     Ok(())
 }

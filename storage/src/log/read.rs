@@ -2,6 +2,7 @@
 
 use super::PartitionLog;
 use super::segment::Segment;
+use crate::batch::batch_crc;
 use crate::error::StorageError;
 use crate::ids::Offset;
 use bytes::Bytes;
@@ -52,9 +53,12 @@ impl PartitionLog {
         for segment in self.segments_from(from) {
             let left = max_bytes.saturating_sub(read.bytes);
             let first_free = min_one_batch && read.bytes == 0;
-            let more = read_segment(&segment, upper, left, first_free, &mut read)?;
-            if !more {
-                break;
+            match read_segment(&segment, upper, left, first_free, &mut read) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // What comes before the damage is still served; the next read meets it.
+                Err(_) if read.bytes > 0 => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(read)
@@ -104,7 +108,14 @@ fn read_segment(
     // One view a read: what lies behind it is the next read's.
     let mut view = None;
     while to < end {
-        let (header, header_view) = segment.header_at(to)?;
+        let (header, header_view) = match segment.header_at(to) {
+            Ok(found) => found,
+            Err(_) if to > position => {
+                more = false;
+                break;
+            }
+            Err(error) => return Err(error),
+        };
         let size = header.size_in_bytes();
         let within = (to - position) as usize + size <= max_bytes;
         if header.base_offset >= upper || !(within || first_free) {
@@ -120,6 +131,21 @@ fn read_segment(
                 break;
             }
             Some(_) => {}
+        }
+        // Damaged records are nobody's records: what comes before them is still served.
+        let batch = view.as_ref().map(|v| v.slice(to, batch_end));
+        let intact = batch.is_some_and(|b| batch_crc(&b) == header.crc);
+        let in_place = if to == position {
+            header.base_offset <= read.next_offset && read.next_offset <= header.last_offset()
+        } else {
+            header.base_offset == read.next_offset
+        };
+        if !intact || !in_place {
+            if to > position {
+                more = false;
+                break;
+            }
+            return Err(segment.damaged(to, "its checksum or offset is wrong"));
         }
         first_free = false;
         to = batch_end;

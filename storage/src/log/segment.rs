@@ -233,6 +233,20 @@ impl Segment {
         Ok(())
     }
 
+    /// Replaces published bytes that are damaged by what they were, and syncs. A reader that had the
+    /// damaged bytes has not passed their checksum.
+    pub fn overwrite(&self, position: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        let file = self.file()?;
+        write_all(&file, &[IoSlice::new(bytes)], position)
+            .and_then(|_| file.sync_data())
+            .map_err(|e| StorageError::io(&self.path, e))
+    }
+
+    /// The error of a batch at `position` that is not what was written.
+    pub fn damaged(&self, position: u64, reason: &str) -> StorageError {
+        StorageError::corrupt(&self.path, format!("batch at byte {position}: {reason}"))
+    }
+
     /// Makes the batch of `header`, written at the present end, readable.
     pub fn publish(&self, header: &BatchHeader, interval: u32) {
         let position = self.bytes();
@@ -351,16 +365,28 @@ impl Segment {
         Ok((header, view))
     }
 
-    /// Position of the batch that contains `offset`, or of the first one after it.
+    /// Position of the batch that contains `offset`. Batches follow each other without gaps; one that
+    /// says otherwise is damaged, as base offsets are not covered by a checksum.
     pub fn position_of(&self, offset: Offset) -> Result<Option<u64>, StorageError> {
-        let relative = (offset - self.base_offset).max(0) as u64;
-        let mut position = self.index.read().position_before(relative);
+        let relative = u32::try_from((offset - self.base_offset).max(0)).unwrap_or(u32::MAX);
+        let (entry, _) = self.index.read().entries_around(relative);
+        let mut position = entry.map_or(0, |e| u64::from(e.position));
+        let mut last = entry.map(|e| self.base_offset + i64::from(e.relative));
+        let mut next = self.base_offset;
         let end = self.bytes();
         while position < end {
             let (header, _) = self.header_at(position)?;
+            let in_place = match last.take() {
+                Some(last) => header.last_offset() == last,
+                None => header.base_offset == next,
+            };
+            if !in_place {
+                return Err(self.damaged(position, "its offset is wrong"));
+            }
             if header.last_offset() >= offset {
                 return Ok(Some(position));
             }
+            next = header.last_offset() + 1;
             position += header.size_in_bytes() as u64;
         }
         Ok(None)

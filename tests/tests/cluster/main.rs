@@ -1,6 +1,7 @@
 //! Whole-cluster tests: processes, sockets, kills. One binary, so that it links once.
 
 mod catch_up;
+mod damage;
 mod dev;
 mod disk;
 mod faults;

@@ -5,11 +5,12 @@ mod catch_up;
 mod crash;
 mod disk_full;
 mod lookup;
+mod mend;
 mod producers;
 mod read;
 mod retention;
 
-use super::{AppendBatch, AppendOutcome, LogConfig, PartitionLog};
+use super::{AppendBatch, AppendOutcome, LogConfig, PartitionLog, Stretch};
 use crate::batch::samples::Sample;
 use crate::batch::{BatchHeader, batch_crc};
 use crate::error::StorageError;

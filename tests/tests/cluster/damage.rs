@@ -1,0 +1,238 @@
+//! Damaged, missing and foreign files: they are told of, and never served as if they were right.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tidelog_jepsen::History;
+use tidelog_tests::load::Load;
+use tidelog_tests::{
+    Broker, BrokerId, Cluster, ClusterOptions, bulk, dev, read, segments, topics, wait,
+};
+
+use super::{RECOVERY_LIMIT, judge};
+
+const STEP: u64 = 300;
+
+/// A broker that cannot go on says so soon.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until a started broker has ended by itself with a failure; what it printed since.
+async fn ended(broker: &mut Broker, printed_before: usize) -> Result<String> {
+    let what = format!("broker {} ends by itself", broker.id);
+    let status = wait::until(&what, END_LIMIT, async || broker.take_ended()).await;
+    let log = fs::read_to_string(&broker.log_path)?;
+    let said = log[printed_before..].to_owned();
+    let status = status.with_context(|| said.clone())?;
+    ensure!(!status.success(), "it ended as if all were well: {said}");
+    Ok(said)
+}
+
+fn printed_bytes(broker: &Broker) -> usize {
+    fs::metadata(&broker.log_path).map_or(0, |meta| meta.len() as usize)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_whose_disk_was_wiped_is_refused() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let topic = "wiped";
+    topics::create(&cluster, topic, 3, 3).await?;
+    let load = Load::start(&cluster.bootstrap(), topic, 3).await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    cluster.broker_mut(2).stop().await?;
+    let kept = cluster.broker(2).data_dir.with_extension("kept");
+    fs::rename(&cluster.broker(2).data_dir, &kept)?;
+    let before = printed_bytes(cluster.broker(2));
+    cluster.start_one(2)?;
+    let said = ended(cluster.broker_mut(2), before).await?;
+    println!("a wiped broker says: {said}");
+    ensure!(
+        said.contains("tidelog: ") && said.contains("broker 2"),
+        "{said}"
+    );
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    // With its own data it may come back.
+    fs::remove_dir_all(&cluster.broker(2).data_dir)?;
+    fs::rename(&kept, &cluster.broker(2).data_dir)?;
+    cluster.restart(2).await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    judge(&cluster, topic, 3, load.finish().await?.history).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_of_another_broker_or_cluster_is_refused() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let mut other = Cluster::start().await?;
+    let in_use = cluster.broker(1).data_dir.display().to_string();
+    let told = start_elsewhere(1, &in_use)?;
+    ensure!(told.contains("in use by another broker process"), "{told}");
+    for id in [1, 2] {
+        cluster.broker_mut(id).stop().await?;
+    }
+    other.broker_mut(2).stop().await?;
+    let told = start_elsewhere(2, &in_use)?;
+    ensure!(
+        told.contains("belongs to broker 1, not to broker 2"),
+        "{told}"
+    );
+
+    cluster.restart(1).await?;
+    let own = cluster.broker(2).data_dir.clone();
+    let kept = own.with_extension("kept");
+    fs::rename(&own, &kept)?;
+    fs::rename(&other.broker(2).data_dir, &own)?;
+    let before = printed_bytes(cluster.broker(2));
+    cluster.start_one(2)?;
+    let said = ended(cluster.broker_mut(2), before).await?;
+    println!("a broker with another cluster's folder says: {said}");
+    ensure!(
+        said.contains("tidelog: ") && said.contains("cluster"),
+        "{said}"
+    );
+    fs::rename(&own, &other.broker(2).data_dir)?;
+    fs::rename(&kept, &own)?;
+    cluster.restart(2).await?;
+    other.restart(2).await
+}
+
+/// Starts a broker with that data on other ports, which has to fail; what it says.
+fn start_elsewhere(id: BrokerId, data_dir: &str) -> Result<String> {
+    let id = format!("broker.id={id}");
+    let data_dir = format!("data.dir={data_dir}");
+    let mut args = vec!["start", "--set", &id, "--set", &data_dir];
+    for listener in ["listeners", "peer.listener", "http.listener"] {
+        args.push("--set");
+        args.push(match listener {
+            "listeners" => "listeners=127.0.0.1:0",
+            "peer.listener" => "peer.listener=127.0.0.1:0",
+            _ => "http.listener=127.0.0.1:0",
+        });
+    }
+    let output = dev::run(&args)?;
+    ensure!(!output.status.success(), "it started");
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Changes one byte of a file.
+fn flip(path: &Path, at: u64) -> Result<()> {
+    let file = fs::File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ 0x40], at)?;
+    Ok(file.sync_all()?)
+}
+
+/// The journal file with the most bytes in it, and a place in their middle.
+fn middle_of_the_journal(broker: &Broker) -> Result<(PathBuf, u64)> {
+    let mut best: Option<(usize, PathBuf, u64)> = None;
+    for entry in fs::read_dir(broker.data_dir.join("journal"))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|suffix| suffix != "journal") {
+            continue;
+        }
+        let bytes = fs::read(&path)?;
+        let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        if used.len() > best.as_ref().map_or(0, |best| best.0) {
+            best = Some((used.len(), path, used[used.len() / 2] as u64));
+        }
+    }
+    let (_, path, at) = best.context("a journal file")?;
+    Ok((path, at))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_told_of_and_never_served() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let topic = "damaged-journal";
+    topics::create(&cluster, topic, 3, 3).await?;
+    let load = Load::start(&cluster.bootstrap(), topic, 3).await?;
+    load.progress(10 * STEP, RECOVERY_LIMIT).await?;
+    cluster.broker_mut(2).kill()?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    let (path, at) = middle_of_the_journal(cluster.broker(2))?;
+    flip(&path, at)?;
+    let before = printed_bytes(cluster.broker(2));
+    cluster.start_one(2)?;
+    let broker = cluster.broker_mut(2);
+    let refused = wait::until("it serves or it ends", RECOVERY_LIMIT, async || {
+        if let Some(status) = broker.take_ended()? {
+            ensure!(!status.success(), "it ended as if all were well");
+            return Ok(Some(true));
+        }
+        Ok(broker.is_ready().await.then_some(false))
+    })
+    .await?;
+    let said = fs::read_to_string(&broker.log_path)?[before..].to_owned();
+    println!("with a damaged journal (refused: {refused}): {said}");
+    ensure!(
+        said.contains("damage"),
+        "it says nothing of the damage: {said}"
+    );
+    let file = path.file_name().and_then(|name| name.to_str());
+    ensure!(
+        said.contains(file.context("a name")?),
+        "it does not name the file: {said}"
+    );
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    if refused {
+        // It has not touched what it could not read: once repaired, everything is there.
+        flip(&path, at)?;
+        cluster.restart(2).await?;
+    }
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    judge(&cluster, topic, 3, load.finish().await?.history).await?;
+    Ok(())
+}
+
+/// A byte changes in a closed segment: whoever reads it notices, and a replica that copies the
+/// partition gets it from another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_segment_is_noticed_by_readers_and_not_copied() -> Result<()> {
+    let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut cluster = Cluster::start_with(ClusterOptions {
+        settings: vec![
+            setting("log.segment.bytes", "1048576"),
+            setting("journal.file.bytes", "4194304"),
+        ],
+        ..ClusterOptions::default()
+    })
+    .await?;
+    let topic = "damaged-segment";
+    topics::create(&cluster, topic, 1, 3).await?;
+    let leader = topics::leader_of(&cluster, topic, 0).await?;
+    let away = leader % 3 + 1;
+    let third = away % 3 + 1;
+    cluster.broker_mut(away).kill()?;
+    let mut history = History::default();
+    let at = cluster.broker(leader).kafka;
+    bulk::write(at, topic, 0, 40 << 20, 0, &mut history).await?;
+
+    let dir = segments::partition_dir(cluster.broker(leader), topic, 0);
+    let files = segments::files(&dir)?;
+    let closed = files.get(files.len() / 2).context("closed segments")?;
+    flip(closed, fs::metadata(closed)?.len() / 2)?;
+    let end = read::end_offset(at, topic, 0).await?;
+    match read::read_replica_once(at, topic, 0, end).await {
+        Ok(_) => bail!("nobody noticed the damaged segment"),
+        Err(error) => println!("reading the damaged segment: {error:#}"),
+    }
+
+    cluster.restart(away).await?;
+    // From the leader, which asks it to copy, it gets what fails its checksum.
+    let copied = read::read_replica(cluster.broker(away).kafka, topic, 0, end).await?;
+    history.assign(1, &["damaged-segment-0"]);
+    history.poll_ok(1, "damaged-segment-0", copied);
+    let report = tidelog_jepsen::check::all(&history);
+    ensure!(report.is_valid(), "{report}");
+    let same = segments::compare(cluster.broker(away), cluster.broker(third), topic, 0)?;
+    ensure!(same >= 40 << 20, "only {same} bytes are on both");
+    let said = fs::read_to_string(&cluster.broker(away).log_path)?;
+    ensure!(
+        said.contains("checksum"),
+        "it copied without a look at the damaged part: {said}"
+    );
+    Ok(())
+}
