@@ -165,7 +165,9 @@ pub async fn mend(partition: &Partition, offset: i64) {
         };
         match mended.await {
             Ok(()) => {
-                tracing::warn!("{name}: damaged records at offset {offset} replaced by broker {other}'s");
+                tracing::warn!(
+                    "{name}: damaged records at offset {offset} replaced by broker {other}'s"
+                );
                 return;
             }
             Err(error) => tracing::warn!("{name}: damaged records from broker {other}: {error}"),

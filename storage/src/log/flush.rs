@@ -1,10 +1,10 @@
 //! Makes the log durable up to a point.
 
-use super::{PartitionLog, Writer};
 use super::checkpoint::LogState;
 use super::epochs::LeaderEpochs;
 use super::files::DirSync;
 use super::segment::Segment;
+use super::{PartitionLog, Writer};
 use crate::error::StorageError;
 use prost::Message as _;
 use std::path::PathBuf;

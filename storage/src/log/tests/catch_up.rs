@@ -140,7 +140,11 @@ fn a_crash_at_any_batch_of_a_copy_leaves_a_log_that_opens() {
             next = to.log_end_offset();
         }
         // The journal may take a checkpoint at any moment: it stands for what was there before.
-        let checkpoint = if copied % 2 == 0 { checkpoint } else { flush(&to) };
+        let checkpoint = if copied % 2 == 0 {
+            checkpoint
+        } else {
+            flush(&to)
+        };
         drop(to);
         let to = open(dir.path(), Some(&checkpoint));
         assert_eq!(to.log_end_offset(), before, "after {copied} batches");
