@@ -2,11 +2,13 @@
 //!
 //! The rooms: [`config`] settings and where each came from; [`metadata`] the replicated cluster
 //! metadata (brokers, topics, configs) and the reconciler that opens and removes local replicas;
+//! [`coordinator`] state machines over internal topics, such as consumer groups;
 //! [`kafka`] the listener, one file per API; [`http`] health and Prometheus metrics; [`broker`]
 //! starts and stops all of it.
 
 pub mod broker;
 pub mod config;
+pub mod coordinator;
 pub mod data_dir;
 pub mod http;
 pub mod kafka;

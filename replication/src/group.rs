@@ -204,24 +204,34 @@ impl Group {
         }
     }
 
+    /// Whether a majority has followed this leader within half its lease. Followers grant no vote
+    /// while theirs runs, so there is no other leader yet.
+    fn lease_is_fresh(&self) -> bool {
+        self.raft.as_leader().is_ok_and(|leader| {
+            leader
+                .last_quorum_acked()
+                .is_some_and(|acked| acked.elapsed() < LEASE / 2)
+        })
+    }
+
     /// A leader idle longer than its lease first proves that a majority still follows it.
     async fn wake(&self) {
-        let fresh = || {
-            self.raft.as_leader().is_ok_and(|leader| {
-                leader
-                    .last_quorum_acked()
-                    .is_some_and(|acked| acked.elapsed() < LEASE / 2)
-            })
-        };
-        if self.replicas.len() < 2 || !self.is_leader() || fresh() {
+        if self.replicas.len() < 2 || !self.is_leader() || self.lease_is_fresh() {
             return;
         }
         if self.raft.trigger().heartbeat().await.is_err() {
             return;
         }
         let mut metrics = self.raft.data_metrics();
-        let acked = async { while !fresh() && metrics.changed().await.is_ok() {} };
+        let acked = async { while !self.lease_is_fresh() && metrics.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(WAKE_LIMIT, acked).await;
+    }
+
+    /// Whether this replica leads in `epoch`, as a majority has just confirmed.
+    pub async fn confirm_leader(&self, epoch: i32) -> bool {
+        self.wake().await;
+        let leads = self.leader() == (Some(self.context.broker), epoch);
+        leads && (self.replicas.len() < 2 || self.lease_is_fresh())
     }
 
     /// Hands leadership to `to`.

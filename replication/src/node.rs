@@ -86,6 +86,8 @@ pub struct LeaderInfo {
     pub epoch: i32,
 }
 
+type LogAndMachine = (Arc<GroupLog>, Arc<GroupMachine>);
+
 /// State the node's tasks and its incoming messages share.
 pub struct NodeShared {
     pub transport: Arc<Transport>,
@@ -93,7 +95,7 @@ pub struct NodeShared {
     pub journal: Journal,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     /// Logs and state machines that checkpoints cover; a group is here before its Raft starts.
-    logs: RwLock<HashMap<GroupId, (Arc<GroupLog>, Arc<GroupMachine>)>>,
+    logs: RwLock<HashMap<GroupId, LogAndMachine>>,
     partitions: RwLock<HashMap<GroupId, Arc<Partition>>>,
     /// Groups in the journal that are not open yet; checkpoints carry them over.
     recovered: Mutex<BTreeMap<GroupId, RecoveredGroup>>,

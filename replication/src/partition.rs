@@ -75,6 +75,22 @@ impl Partition {
         self.propose_command(Command::Produce(batch))
     }
 
+    /// Proposes one batch that takes effect only at the offset and in the leader epoch its header
+    /// names (both lie outside the checksum). A proposer that keeps state derived from this log knows
+    /// by that that nobody else's record, no record of its own that failed, and no change of
+    /// leadership lies between the state it decided on and the batch. Refused with
+    /// [`ProposeError::NotLeader`].
+    pub fn propose_fenced(&self, batch: Bytes) -> Proposal {
+        self.propose_command(Command::ProduceFenced(batch))
+    }
+
+    /// Whether this replica still leads in `epoch`, proven by a majority within the last lease: what
+    /// a leader must know before it answers a read from memory. `false` also when it cannot be proven
+    /// soon.
+    pub async fn confirm_leader(&self, epoch: i32) -> bool {
+        self.group.confirm_leader(epoch).await
+    }
+
     /// Moves the log start offset forward on all replicas (DeleteRecords, retention).
     pub fn propose_log_start(&self, offset: i64) -> Proposal {
         self.propose_command(Command::LogStart(offset))
@@ -96,6 +112,7 @@ impl Partition {
                     log_start_offset,
                 }),
                 Reply::Rejected(rejection) => Err(ProposeError::Rejected(rejection)),
+                Reply::Fenced => Err(ProposeError::NotLeader { leader: None }),
                 Reply::None | Reply::Metadata { .. } => Err(ProposeError::OutcomeUnknown),
             }
         })

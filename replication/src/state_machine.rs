@@ -144,7 +144,7 @@ impl GroupMachine {
         while next < run.len() {
             let entry = &run[next];
             let reply = match &entry.payload {
-                EntryPayload::Normal(Command::Produce(_)) => {
+                EntryPayload::Normal(Command::Produce(_) | Command::ProduceFenced(_)) => {
                     let count = produce_run(&run[next..]);
                     let Some(more) = self.append(&run[next..next + count])? else {
                         if next == 0 {
@@ -199,9 +199,12 @@ impl GroupMachine {
         let batches: Vec<AppendBatch> = run
             .iter()
             .filter_map(|entry| match &entry.payload {
-                EntryPayload::Normal(Command::Produce(bytes)) => Some(AppendBatch {
+                EntryPayload::Normal(
+                    command @ (Command::Produce(bytes) | Command::ProduceFenced(bytes)),
+                ) => Some(AppendBatch {
                     bytes: bytes.clone(),
                     leader_epoch: leader_epoch(entry.log_id.leader_id.term),
+                    fenced: matches!(command, Command::ProduceFenced(_)),
                 }),
                 _ => None,
             })
@@ -222,6 +225,7 @@ impl GroupMachine {
                         log_start_offset,
                     },
                     AppendOutcome::Rejected(rejection) => Reply::Rejected(rejection),
+                    AppendOutcome::Fenced => Reply::Fenced,
                 })
                 .collect(),
         ))
@@ -252,7 +256,12 @@ pub fn leader_epoch(term: u64) -> i32 {
 fn produce_run(entries: &[RaftEntry]) -> usize {
     entries
         .iter()
-        .take_while(|e| matches!(e.payload, EntryPayload::Normal(Command::Produce(_))))
+        .take_while(|e| {
+            matches!(
+                e.payload,
+                EntryPayload::Normal(Command::Produce(_) | Command::ProduceFenced(_))
+            )
+        })
         .count()
 }
 

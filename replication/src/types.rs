@@ -18,6 +18,8 @@ use tidelog_storage::log::ProducerRejection;
 pub enum Command {
     /// One v2 record batch, as the producer sent it.
     Produce(Bytes),
+    /// One v2 record batch whose header names the offset and the leader epoch it must get.
+    ProduceFenced(Bytes),
     /// Move the log start offset forward.
     LogStart(i64),
     /// A metadata command (group 0 only).
@@ -28,6 +30,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Produce(batch) => write!(f, "produce {} bytes", batch.len()),
+            Command::ProduceFenced(batch) => write!(f, "produce fenced {} bytes", batch.len()),
             Command::LogStart(offset) => write!(f, "log start {offset}"),
             Command::Metadata(bytes) => write!(f, "metadata {} bytes", bytes.len()),
         }
@@ -43,6 +46,8 @@ pub enum Reply {
         log_start_offset: i64,
     },
     Rejected(ProducerRejection),
+    /// A fenced batch came too late; it is not in the log.
+    Fenced,
     Metadata {
         index: u64,
         reply: Bytes,
@@ -73,6 +78,7 @@ const KIND_MEMBERSHIP: u8 = 1;
 const KIND_PRODUCE: u8 = 2;
 const KIND_LOG_START: u8 = 3;
 const KIND_METADATA: u8 = 4;
+const KIND_PRODUCE_FENCED: u8 = 5;
 
 /// A stored or received form that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +105,7 @@ pub fn entry_to_record(entry: &RaftEntry) -> EntryRecord {
             Bytes::from(membership_to_proto(m).encode_to_vec()),
         ),
         EntryPayload::Normal(Command::Produce(batch)) => (KIND_PRODUCE, batch.clone()),
+        EntryPayload::Normal(Command::ProduceFenced(batch)) => (KIND_PRODUCE_FENCED, batch.clone()),
         EntryPayload::Normal(Command::LogStart(offset)) => (
             KIND_LOG_START,
             Bytes::copy_from_slice(&offset.to_le_bytes()),
@@ -128,6 +135,7 @@ pub fn entry_from_parts(
             EntryPayload::Membership(membership_from_proto(&stored)?)
         }
         KIND_PRODUCE => EntryPayload::Normal(Command::Produce(body)),
+        KIND_PRODUCE_FENCED => EntryPayload::Normal(Command::ProduceFenced(body)),
         KIND_LOG_START => {
             let bytes: [u8; 8] = body[..]
                 .try_into()
@@ -146,7 +154,9 @@ pub fn entry_from_parts(
 /// Bytes an entry keeps in memory, roughly.
 pub fn entry_bytes(entry: &RaftEntry) -> usize {
     64 + match &entry.payload {
-        EntryPayload::Normal(Command::Produce(b) | Command::Metadata(b)) => b.len(),
+        EntryPayload::Normal(
+            Command::Produce(b) | Command::ProduceFenced(b) | Command::Metadata(b),
+        ) => b.len(),
         _ => 0,
     }
 }

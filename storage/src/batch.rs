@@ -3,6 +3,10 @@
 //! Layout as in Kafka's `DefaultRecordBatch`. The checksum covers everything from the attributes on;
 //! base offset and leader epoch lie before it, so a broker may set them without touching it.
 
+mod builder;
+
+pub use builder::{BatchBuilder, TransactionMark};
+
 use crate::compression::{self, Compression};
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;

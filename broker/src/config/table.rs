@@ -266,6 +266,12 @@ pub const BROKER: &[Setting] = &[
         "partitions of a topic created without a number",
     ),
     fixed(
+        "offsets.topic.num.partitions",
+        Kind::Int(1, 10_000),
+        "16",
+        "partitions of __consumer_offsets when it is created: consumer groups are spread over them",
+    ),
+    fixed(
         "peer.heartbeat.interval.ms",
         Kind::Int(10, 10_000),
         "100",
@@ -312,6 +318,12 @@ pub const BROKER: &[Setting] = &[
         Kind::Int(1024, 1 << 30),
         "104857600",
         "largest request",
+    ),
+    fixed(
+        "transaction.state.log.num.partitions",
+        Kind::Int(1, 10_000),
+        "16",
+        "partitions of __transaction_state when it is created: transactional ids are spread over them",
     ),
     fixed(
         "unclean.leader.election.enable",

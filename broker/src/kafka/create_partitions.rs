@@ -1,7 +1,9 @@
 //! CreatePartitions (versions 0 to 3).
 
 use super::{RequestContext, text};
-use crate::metadata::changes::create_partitions;
+use crate::coordinator::topic::is_internal;
+use crate::metadata::changes::{Refused, create_partitions};
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
 use std::time::Duration;
@@ -20,15 +22,22 @@ pub async fn handle(
                 .map(|a| a.broker_ids.iter().map(|b| BrokerId(b.0)).collect())
                 .collect()
         });
-        let result = create_partitions(
-            &context.broker,
-            &asked.name,
-            asked.count,
-            assignments,
-            request.validate_only,
-            limit,
-        )
-        .await;
+        let result = if is_internal(&asked.name) {
+            Err(Refused::new(
+                ResponseError::InvalidTopicException,
+                "The number of partitions decides which coordinator a key belongs to.",
+            ))
+        } else {
+            create_partitions(
+                &context.broker,
+                &asked.name,
+                asked.count,
+                assignments,
+                request.validate_only,
+                limit,
+            )
+            .await
+        };
         let answer = CreatePartitionsTopicResult::default().with_name(asked.name);
         results.push(match result {
             Ok(()) => answer.with_error_message(None),

@@ -1,6 +1,7 @@
 //! DeleteRecords (versions 0 to 2): moves the log start on all replicas.
 
 use super::{RequestContext, find_led, find_topic};
+use crate::coordinator::topic::is_internal;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
@@ -53,6 +54,9 @@ async fn delete(
     offset: i64,
     limit: Duration,
 ) -> Result<i64, ResponseError> {
+    if is_internal(topic) {
+        return Err(ResponseError::InvalidTopicException);
+    }
     let partition = {
         let image = context.broker.metadata.load();
         let topic = find_topic(&image, topic, uuid::Uuid::nil())?;

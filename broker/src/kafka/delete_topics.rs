@@ -1,7 +1,8 @@
 //! DeleteTopics (versions 1 to 6): by name, or by id from version 6 on.
 
 use super::{RequestContext, text};
-use crate::metadata::changes::delete_topic;
+use crate::coordinator::topic::is_internal;
+use crate::metadata::changes::{Refused, delete_topic};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
@@ -39,7 +40,18 @@ pub async fn handle(
             Some(topic) => {
                 let shown = Some(TopicName(text(topic.name.clone())));
                 let result = result.with_name(shown).with_topic_id(topic.id);
-                match delete_topic(&context.broker, topic.id).await {
+                let deleted = if is_internal(&topic.name) {
+                    Err(Refused::new(
+                        ResponseError::InvalidTopicException,
+                        format!(
+                            "'{}' is internal: it holds what coordinators know.",
+                            topic.name
+                        ),
+                    ))
+                } else {
+                    delete_topic(&context.broker, topic.id).await
+                };
+                match deleted {
                     Ok(()) => result,
                     Err(refused) => result
                         .with_error_code(refused.error.code())

@@ -74,6 +74,7 @@ pub async fn handle(
         response.topics.push(
             described
                 .with_topic_id(topic.id)
+                .with_is_internal(crate::coordinator::topic::is_internal(&topic.name))
                 .with_partitions(partitions),
         );
         if end < topic.partitions.len() {

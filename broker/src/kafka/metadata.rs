@@ -2,6 +2,7 @@
 
 use super::{RequestContext, text};
 use crate::broker::Broker;
+use crate::coordinator::topic::{self, is_internal};
 use crate::metadata::changes::{NewTopic, check_topic_name, create_topic};
 use crate::metadata::{MetadataImage, PartitionMeta, Topic};
 use kafka_protocol::error::ResponseError;
@@ -77,8 +78,13 @@ async fn create_missing(broker: &Broker, asked: &[MetadataRequestTopic]) {
             name: name.to_string(),
             ..NewTopic::default()
         };
+        let created = if is_internal(name) {
+            topic::ensure(broker, name).await
+        } else {
+            create_topic(broker, &new, CREATE_WAIT).await
+        };
         // Whatever the reason, the answer below says that the topic is not there.
-        if let Err(refused) = create_topic(broker, &new, CREATE_WAIT).await {
+        if let Err(refused) = created {
             tracing::info!(topic = %**name, "not created on demand: {}", refused.message);
         }
     }
@@ -131,6 +137,7 @@ fn describe(broker: &Broker, topic: &Topic) -> MetadataResponseTopic {
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(text(topic.name.clone()))))
         .with_topic_id(topic.id)
+        .with_is_internal(is_internal(&topic.name))
         .with_partitions(partitions)
         .with_topic_authorized_operations(NO_OPERATIONS)
 }

@@ -4,6 +4,7 @@ use super::dispatch::{Answer, Head};
 use super::{RequestContext, find_led, find_topic, text};
 use crate::broker::{Broker, now_ms};
 use crate::config::TopicConfig;
+use crate::coordinator::topic::is_internal;
 use crate::metadata::{MetadataImage, Topic};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -84,6 +85,10 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
                         _ if transactional => Err(refuse(
                             ResponseError::TransactionalIdAuthorizationFailed,
                             "this broker has no transactions yet",
+                        )),
+                        (Ok(topic), _) if is_internal(&topic.name) => Err(refuse(
+                            ResponseError::InvalidTopicException,
+                            format!("Cannot append to internal topic {}", topic.name),
                         )),
                         (Ok(topic), Some(config)) => Ok((topic, config)),
                         (Err(error), _) => Err((*error).into()),

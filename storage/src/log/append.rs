@@ -17,6 +17,8 @@ pub struct AppendBatch {
     pub bytes: Bytes,
     /// Term of the Raft entry.
     pub leader_epoch: LeaderEpoch,
+    /// Append only if the batch's own header names exactly the offset and the epoch it would get.
+    pub fenced: bool,
 }
 
 /// What became of a batch; the same on every replica.
@@ -32,6 +34,8 @@ pub enum AppendOutcome {
         last_offset: Offset,
     },
     Rejected(ProducerRejection),
+    /// A fenced batch came in another place or epoch than it was made for.
+    Fenced,
 }
 
 /// A batch that will be written: its header with offset and epoch set, and the rest of its bytes.
@@ -62,7 +66,10 @@ impl PartitionLog {
         let headers = batches.iter().map(|b| BatchHeader::parse(&b.bytes));
         let headers = headers.collect::<Result<Vec<_>, _>>()?;
         for (position, (batch, header)) in batches.iter().zip(headers).enumerate() {
+            let misplaced = batch.fenced
+                && (header.base_offset != next_offset || header.leader_epoch != batch.leader_epoch);
             let outcome = match writer.producers.check(&header) {
+                _ if misplaced => AppendOutcome::Fenced,
                 ProducerCheck::Append => {
                     if header.is_idempotent() {
                         let before = writer.producers.get(header.producer_id).cloned();

@@ -120,10 +120,12 @@ fn a_malformed_batch_changes_nothing() {
     let good = AppendBatch {
         bytes: Sample::default().by_producer(1, 0, 0).build(),
         leader_epoch: 1,
+        fenced: false,
     };
     let bad = AppendBatch {
         bytes: Bytes::from_static(b"nonsense"),
         leader_epoch: 1,
+        fenced: false,
     };
     assert!(log.append(&[good.clone(), bad]).is_err());
     assert_eq!((log.log_end_offset(), log.producers().len()), (0, 0));
@@ -222,4 +224,27 @@ proptest! {
             prop_assert_eq!(state_of(&plain), state_of(&busy));
         }
     }
+}
+
+#[test]
+fn a_fenced_batch_takes_effect_in_its_own_place_and_epoch_only() {
+    let dir = scratch();
+    let log = open(dir.path(), None);
+    let at = |base_offset, epoch| {
+        let mut builder = crate::batch::BatchBuilder::new(base_offset, epoch, 1, None);
+        builder.push(b"k", Some(b"v"));
+        AppendBatch {
+            bytes: builder.finish(),
+            leader_epoch: 3,
+            fenced: true,
+        }
+    };
+    // Made for another epoch; right; after a record that is not there; right again.
+    let outcomes = log
+        .append(&[at(0, 2), at(0, 3), at(2, 3), at(1, 3), at(1, 3)])
+        .expect("appended");
+    let fenced = AppendOutcome::Fenced;
+    let expected = [fenced, appended(0, 0), fenced, appended(1, 1), fenced];
+    assert_eq!(outcomes, expected);
+    assert_eq!(log.log_end_offset(), 2);
 }

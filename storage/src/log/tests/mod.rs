@@ -54,6 +54,7 @@ fn append_all(log: &PartitionLog, batches: &[(Bytes, LeaderEpoch)]) -> Vec<Appen
         .map(|(bytes, leader_epoch)| AppendBatch {
             bytes: bytes.clone(),
             leader_epoch: *leader_epoch,
+            fenced: false,
         })
         .collect();
     log.append(&batches).expect("appended")
