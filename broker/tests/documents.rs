@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use tidelog_broker::config::table::{BROKER, Kind, Scope, TOPIC};
+use tidelog_broker::config::table::{BROKER, GROUP, Kind, Scope, TOPIC, TopicSetting};
 use tidelog_broker::kafka::dispatch::served;
 
 /// Kafka 4.3's APIs on a broker's listener: key, name, lowest and highest version, as `ApiKeys` of
@@ -67,8 +67,8 @@ const KAFKA: &[(i16, &str, i16, i16, &str)] = &[
     (29, "DescribeAcls", 1, 3, "no authorization yet"),
     (30, "CreateAcls", 1, 3, "no authorization yet"),
     (31, "DeleteAcls", 1, 3, "no authorization yet"),
-    (32, "DescribeConfigs", 1, 4, "topics and brokers"),
-    (33, "AlterConfigs", 0, 2, "topics and brokers"),
+    (32, "DescribeConfigs", 1, 4, "topics, brokers and groups"),
+    (33, "AlterConfigs", 0, 2, "topics, brokers and groups"),
     (34, "AlterReplicaLogDirs", 1, 2, "a broker has one folder"),
     (
         35,
@@ -85,7 +85,13 @@ const KAFKA: &[(i16, &str, i16, i16, &str)] = &[
     (41, "DescribeDelegationToken", 1, 3, "no authentication yet"),
     (42, "DeleteGroups", 0, 2, "consumer groups are to come"),
     (43, "ElectLeaders", 0, 2, ""),
-    (44, "IncrementalAlterConfigs", 0, 1, "topics and brokers"),
+    (
+        44,
+        "IncrementalAlterConfigs",
+        0,
+        1,
+        "topics, brokers and groups",
+    ),
     (45, "AlterPartitionReassignments", 0, 1, ""),
     (46, "ListPartitionReassignments", 0, 0, ""),
     (47, "OffsetDelete", 0, 0, "consumer groups are to come"),
@@ -230,7 +236,18 @@ fn settings() -> String {
     text += "\n## Topic\n\n\
         Given when a topic is created or altered; where there is a broker setting, it gives the default.\n\n\
         | Setting | Values | Default | Broker setting | Meaning |\n|---|---|---|---|---|\n";
-    for setting in TOPIC {
+    layered(&mut text, TOPIC);
+    text += "\n## Consumer group\n\n\
+        Of groups of the next protocol (KIP-848): set by `IncrementalAlterConfigs` on a resource of type \
+        GROUP, whether or not the group exists yet. Values have to lie within the broker's bounds.\n\n\
+        | Setting | Values | Default | Broker setting | Meaning |\n|---|---|---|---|---|\n";
+    layered(&mut text, GROUP);
+    text
+}
+
+/// Rows of settings whose defaults may come from broker settings.
+fn layered(text: &mut String, settings: &[TopicSetting]) {
+    for setting in settings {
         let _ = writeln!(
             text,
             "| `{}` | {} | {} | {} | {} |",
@@ -243,7 +260,6 @@ fn settings() -> String {
             setting.doc
         );
     }
-    text
 }
 
 fn document(name: &str) -> PathBuf {

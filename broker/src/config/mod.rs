@@ -1,5 +1,6 @@
 //! Settings of a broker: from built-in defaults, a TOML file, the environment and `--set`.
 
+pub mod group;
 pub mod table;
 pub mod topic;
 
@@ -155,7 +156,10 @@ impl BrokerConfig {
                 format!("does not name this broker (broker.id = {id})"),
             ));
         }
-        Ok(())
+        group::check_bounds(self).map_err(|(name, reason)| {
+            let (value, source) = &self.values[name];
+            invalid(name, value, source, reason)
+        })
     }
 
     /// The text of a setting of the table.

@@ -34,7 +34,7 @@ pub struct Setting {
     pub doc: &'static str,
 }
 
-/// A topic setting and the broker setting its default comes from, if there is one.
+/// A setting of a topic or a group, and the broker setting its default comes from, if there is one.
 #[derive(Debug, Clone, Copy)]
 pub struct TopicSetting {
     pub name: &'static str,
@@ -138,6 +138,60 @@ pub const BROKER: &[Setting] = &[
         NOT_NEGATIVE,
         "67108864",
         "below this much free space producers get a retriable storage error",
+    ),
+    fixed(
+        "group.consumer.assignors",
+        Kind::Words(&["range", "uniform"]),
+        "uniform,range",
+        "assignors that members of the next group protocol may ask for; the first is the default",
+    ),
+    fixed(
+        "group.consumer.heartbeat.interval.ms",
+        COUNT,
+        "5000",
+        "how often members of the next group protocol send heartbeats",
+    ),
+    fixed(
+        "group.consumer.max.heartbeat.interval.ms",
+        COUNT,
+        "15000",
+        "upper bound of the heartbeat interval, for groups' own configs too",
+    ),
+    fixed(
+        "group.consumer.max.session.timeout.ms",
+        COUNT,
+        "60000",
+        "upper bound of the session timeout, for groups' own configs too",
+    ),
+    fixed(
+        "group.consumer.max.size",
+        COUNT,
+        "2147483647",
+        "most members of a group of the next protocol",
+    ),
+    fixed(
+        "group.consumer.migration.policy",
+        Kind::Word(&["bidirectional", "downgrade", "upgrade", "disabled"]),
+        "bidirectional",
+        "which way a group with members may change between the classic and the next protocol",
+    ),
+    fixed(
+        "group.consumer.min.heartbeat.interval.ms",
+        COUNT,
+        "5000",
+        "lower bound of the heartbeat interval, for groups' own configs too",
+    ),
+    fixed(
+        "group.consumer.min.session.timeout.ms",
+        COUNT,
+        "45000",
+        "lower bound of the session timeout, for groups' own configs too",
+    ),
+    fixed(
+        "group.consumer.session.timeout.ms",
+        COUNT,
+        "45000",
+        "a member of the next group protocol silent for this long is removed",
     ),
     fixed(
         "http.listener",
@@ -353,6 +407,24 @@ const fn topic(
     }
 }
 
+/// Settings of consumer groups, by name.
+pub const GROUP: &[TopicSetting] = &[
+    topic(
+        "consumer.heartbeat.interval.ms",
+        COUNT,
+        "5000",
+        "group.consumer.heartbeat.interval.ms",
+        "how often members send heartbeats",
+    ),
+    topic(
+        "consumer.session.timeout.ms",
+        COUNT,
+        "45000",
+        "group.consumer.session.timeout.ms",
+        "a member silent for this long is removed",
+    ),
+];
+
 /// Topic settings, by name.
 pub const TOPIC: &[TopicSetting] = &[
     topic(
@@ -558,6 +630,11 @@ pub fn check(kind: Kind, value: &str) -> Result<(), String> {
     }
 }
 
+/// The group setting of that name.
+pub fn group_setting(name: &str) -> Option<&'static TopicSetting> {
+    GROUP.iter().find(|s| s.name == name)
+}
+
 /// The known name most like `name`, for error messages.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -598,6 +675,10 @@ mod tests {
                 let broker = broker_setting(broker).expect("broker default exists");
                 assert_eq!(broker.default, s.default, "{}", s.name);
             }
+        }
+        for s in GROUP {
+            let broker = s.broker.and_then(broker_setting).expect("broker default");
+            assert_eq!(broker.default, s.default, "{}", s.name);
         }
         assert!(BROKER.is_sorted_by_key(|s| s.name));
         assert!(TOPIC.is_sorted_by_key(|s| s.name));

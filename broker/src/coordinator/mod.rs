@@ -41,6 +41,7 @@
 
 mod batches;
 mod codec;
+pub mod group;
 mod load;
 mod runtime;
 mod task;

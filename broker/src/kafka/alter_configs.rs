@@ -1,6 +1,6 @@
 //! AlterConfigs (versions 0 to 2): replaces all configs of a resource.
 
-use super::describe_configs::{RESOURCE_BROKER, RESOURCE_TOPIC};
+use super::describe_configs::{RESOURCE_BROKER, RESOURCE_GROUP, RESOURCE_TOPIC};
 use super::incremental_alter_configs::{Changes, apply};
 use super::{RequestContext, text};
 use kafka_protocol::messages::alter_configs_request::{AlterConfigsRequest, AlterConfigsResource};
@@ -50,6 +50,10 @@ fn whole_replacement(context: &RequestContext, resource: &AlterConfigsResource) 
             let id = resource.resource_name.parse().ok().map(BrokerId);
             image.broker_configs.get(&id).cloned()
         }
+        RESOURCE_GROUP => image
+            .group_configs
+            .get(resource.resource_name.as_str())
+            .cloned(),
         _ => None,
     };
     let mut changes: Changes = present

@@ -1,11 +1,11 @@
-//! DescribeConfigs (versions 1 to 4): topics and brokers, with sources and synonyms as in Kafka.
+//! DescribeConfigs (versions 1 to 4): topics, brokers and groups, with sources and synonyms as in Kafka.
 
 use super::create_topics::source_code;
 use super::{RequestContext, text};
 use crate::config::Source;
-use crate::config::table::{BROKER, Kind, Scope, Setting, TOPIC, TopicSetting};
+use crate::config::table::{BROKER, GROUP, Kind, Scope, Setting, TOPIC, TopicSetting};
 use crate::config::topic::{TopicSource, effective};
-use crate::metadata::{MetadataImage, Topic};
+use crate::metadata::MetadataImage;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_configs_request::{
     DescribeConfigsRequest, DescribeConfigsResource,
@@ -14,11 +14,16 @@ use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult,
     DescribeConfigsSynonym,
 };
+use std::collections::BTreeMap;
 use tidelog_replication::BrokerId;
 
 /// Kafka's `ConfigResource.Type` ids.
 pub const RESOURCE_TOPIC: i8 = 2;
 pub const RESOURCE_BROKER: i8 = 4;
+pub const RESOURCE_GROUP: i8 = 32;
+
+/// Kafka's `ConfigSource` of a group's own config.
+const SOURCE_GROUP: i8 = 8;
 
 pub async fn handle(
     context: &RequestContext,
@@ -79,7 +84,10 @@ fn describe(context: &RequestContext, image: &MetadataImage, asked: &Asked<'_>) 
             Ok(TOPIC
                 .iter()
                 .filter(|s| asked.wants(s.name))
-                .map(|s| topic_config(context, image, topic, s, asked))
+                .map(|s| {
+                    let of = (&topic.configs, source_code(TopicSource::Topic));
+                    own_config(context, image, of, s, asked)
+                })
                 .collect())
         }
         RESOURCE_BROKER if name.is_empty() => {
@@ -110,6 +118,16 @@ fn describe(context: &RequestContext, image: &MetadataImage, asked: &Asked<'_>) 
                 .map(|s| broker_config(context, image, s, asked))
                 .collect())
         }
+        RESOURCE_GROUP => {
+            let nothing = Default::default();
+            // A group has configs before it has members.
+            let own = image.group_configs.get(name).unwrap_or(&nothing);
+            Ok(GROUP
+                .iter()
+                .filter(|s| asked.wants(s.name))
+                .map(|s| own_config(context, image, (own, SOURCE_GROUP), s, asked))
+                .collect())
+        }
         other => Err((
             ResponseError::InvalidRequest,
             format!("Unsupported resource type: {other}"),
@@ -117,19 +135,24 @@ fn describe(context: &RequestContext, image: &MetadataImage, asked: &Asked<'_>) 
     }
 }
 
-fn topic_config(
+/// A config of a topic or a group: `own` are its explicit ones, with their source.
+fn own_config(
     context: &RequestContext,
     image: &MetadataImage,
-    topic: &Topic,
+    (own, own_source): (&BTreeMap<String, String>, i8),
     setting: &TopicSetting,
     asked: &Asked<'_>,
 ) -> DescribeConfigsResourceResult {
     let config = &context.broker.config;
-    let (value, source) = effective(setting, &topic.configs, config, image);
+    let (value, source) = effective(setting, own, config, image);
+    let code = match source {
+        TopicSource::Topic => own_source,
+        other => source_code(other),
+    };
     let mut described = entry(
         setting.name,
         &value,
-        source_code(source),
+        code,
         setting.kind,
         setting.doc,
         false,
@@ -137,9 +160,7 @@ fn topic_config(
     );
     if asked.synonyms {
         if source == TopicSource::Topic {
-            described
-                .synonyms
-                .push(synonym(setting.name, &value, source_code(source)));
+            described.synonyms.push(synonym(setting.name, &value, code));
         }
         let (below, from) = effective(setting, &Default::default(), config, image);
         if from != TopicSource::Default {

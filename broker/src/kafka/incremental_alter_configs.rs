@@ -1,10 +1,13 @@
 //! IncrementalAlterConfigs (KIP-339): set, delete, append and subtract single configs.
 
-use super::describe_configs::{RESOURCE_BROKER, RESOURCE_TOPIC};
+use super::describe_configs::{RESOURCE_BROKER, RESOURCE_GROUP, RESOURCE_TOPIC};
 use super::{RequestContext, text};
-use crate::config::table::{BROKER, Kind, Scope, broker_setting, check, nearest, topic_setting};
+use crate::config::group::check_group_settings;
+use crate::config::table::{
+    BROKER, Kind, Scope, broker_setting, check, group_setting, nearest, topic_setting,
+};
 use crate::config::topic::{check_topic_settings, effective};
-use crate::metadata::changes::{Refused, alter_configs};
+use crate::metadata::changes::{Refused, alter_configs, alter_group_configs};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, IncrementalAlterConfigsRequest,
@@ -74,6 +77,14 @@ pub async fn apply(
             check_broker(&changes)?;
             (None, broker_of(context, name)?)
         }
+        RESOURCE_GROUP => {
+            check_group(context, name, &changes)?;
+            if validate_only {
+                return Ok(());
+            }
+            let changes = changes.into_iter().collect();
+            return alter_group_configs(&context.broker, name.to_owned(), changes).await;
+        }
         other => {
             return Err(Refused::new(
                 ResponseError::InvalidRequest,
@@ -105,6 +116,25 @@ fn broker_of(context: &RequestContext, name: &str) -> Result<Option<BrokerId>, R
             format!("broker {name} is not registered"),
         )),
     }
+}
+
+fn check_group(context: &RequestContext, name: &str, changes: &Changes) -> Result<(), Refused> {
+    if name.is_empty() {
+        return Err(Refused::new(
+            ResponseError::InvalidRequest,
+            "Default group resources are not allowed.",
+        ));
+    }
+    let image = context.broker.metadata.load();
+    let mut own = image.group_configs.get(name).cloned().unwrap_or_default();
+    for (name, value) in changes {
+        // A deleted name has to exist as well; its default is a valid value.
+        let default = || group_setting(name).map(|s| s.default.to_owned());
+        let value = value.clone().or_else(default).unwrap_or_default();
+        own.insert(name.clone(), value);
+    }
+    check_group_settings(&own, &context.broker.config, &image)
+        .map_err(|m| Refused::new(ResponseError::InvalidConfig, m))
 }
 
 fn check_topic(context: &RequestContext, name: &str, changes: &Changes) -> Result<(), Refused> {

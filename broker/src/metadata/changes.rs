@@ -1,8 +1,8 @@
 //! How request handlers change metadata: check, propose, wait.
 
 use super::command::{
-    AllocateProducerIds, AlterConfigs, Command, ConfigChange, CreatePartitions, DeleteTopic,
-    Envelope, Refusal, Replicas, Reply, TopicRecord, VERSION,
+    AllocateProducerIds, AlterConfigs, AlterGroupConfigs, Command, ConfigChange, CreatePartitions,
+    DeleteTopic, Envelope, Refusal, Replicas, Reply, TopicRecord, VERSION,
 };
 use super::image::Topic;
 use super::placement::place;
@@ -311,6 +311,22 @@ pub async fn alter_configs(
     let command = Command::AlterConfigs(AlterConfigs {
         topic,
         broker: of_broker.map(|b| b.0),
+        changes: changes
+            .into_iter()
+            .map(|(name, value)| ConfigChange { name, value })
+            .collect(),
+    });
+    propose(broker, command).await.map(|_| ())
+}
+
+/// Sets or, with `None`, takes back configs of a consumer group.
+pub async fn alter_group_configs(
+    broker: &Broker,
+    group: String,
+    changes: Vec<(String, Option<String>)>,
+) -> Result<(), Refused> {
+    let command = Command::AlterGroupConfigs(AlterGroupConfigs {
+        group,
         changes: changes
             .into_iter()
             .map(|(name, value)| ConfigChange { name, value })

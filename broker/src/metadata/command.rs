@@ -14,7 +14,7 @@ pub const VERSION: u32 = 1;
 pub struct Envelope {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 12")]
     pub command: Option<Command>,
 }
 
@@ -32,6 +32,8 @@ pub enum Command {
     AlterConfigs(AlterConfigs),
     #[prost(message, tag = "7")]
     AllocateProducerIds(AllocateProducerIds),
+    #[prost(message, tag = "12")]
+    AlterGroupConfigs(AlterGroupConfigs),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -111,6 +113,15 @@ pub struct AlterConfigs {
     pub changes: Vec<ConfigChange>,
 }
 
+/// Of a consumer group.
+#[derive(Clone, PartialEq, Message)]
+pub struct AlterGroupConfigs {
+    #[prost(string, tag = "1")]
+    pub group: String,
+    #[prost(message, repeated, tag = "2")]
+    pub changes: Vec<ConfigChange>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct AllocateProducerIds {
     #[prost(uint32, tag = "1")]
@@ -165,6 +176,16 @@ pub struct Snapshot {
     pub next_producer_id: i64,
     #[prost(message, repeated, tag = "9")]
     pub deleted: Vec<DeletedPartition>,
+    #[prost(message, repeated, tag = "12")]
+    pub group_configs: Vec<GroupConfigs>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct GroupConfigs {
+    #[prost(string, tag = "1")]
+    pub group: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub configs: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -275,6 +296,14 @@ impl Snapshot {
                     folder: folder.clone(),
                 })
                 .collect(),
+            group_configs: image
+                .group_configs
+                .iter()
+                .map(|(group, configs)| GroupConfigs {
+                    group: group.clone(),
+                    configs: configs.clone(),
+                })
+                .collect(),
         }
     }
 
@@ -298,6 +327,11 @@ impl Snapshot {
                 .broker_configs
                 .iter()
                 .map(|c| (c.broker.map(BrokerId), c.configs.clone()))
+                .collect(),
+            group_configs: self
+                .group_configs
+                .iter()
+                .map(|c| (c.group.clone(), c.configs.clone()))
                 .collect(),
             next_group: self.next_group,
             next_producer_id: self.next_producer_id,

@@ -50,6 +50,8 @@ pub struct MetadataImage {
     pub topic_names: BTreeMap<Uuid, String>,
     /// Dynamic broker configs; `None` is the cluster-wide default entry.
     pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
+    /// Explicit configs of consumer groups, by group id. The group itself need not exist.
+    pub group_configs: BTreeMap<String, BTreeMap<String, String>>,
     pub next_group: u64,
     pub next_producer_id: i64,
     /// Groups of deleted partitions and the folders they had, so that a broker that was away at

@@ -1,8 +1,8 @@
 //! Applies metadata commands: `image + command → image + reply`, the same on every broker.
 
 use super::command::{
-    AllocateProducerIds, AlterConfigs, Command, CreatePartitions, DeleteTopic, Envelope, Refusal,
-    RegisterBroker, Reply, Snapshot, TopicRecord, VERSION,
+    AllocateProducerIds, AlterConfigs, AlterGroupConfigs, Command, CreatePartitions, DeleteTopic,
+    Envelope, Refusal, RegisterBroker, Reply, Snapshot, TopicRecord, VERSION,
 };
 use super::image::{MetadataImage, Topic};
 use arc_swap::ArcSwap;
@@ -96,6 +96,7 @@ pub fn apply(image: &mut MetadataImage, envelope: Envelope) -> Reply {
         Some(Command::DeleteTopic(c)) => delete_topic(image, &c),
         Some(Command::CreatePartitions(c)) => create_partitions(image, &c),
         Some(Command::AlterConfigs(c)) => alter_configs(image, c),
+        Some(Command::AlterGroupConfigs(c)) => alter_group_configs(image, c),
         Some(Command::AllocateProducerIds(c)) => allocate_producer_ids(image, &c),
         None => refused(Refusal::UnsupportedVersion, "unknown metadata command"),
     }
@@ -224,6 +225,13 @@ fn alter_configs(image: &mut MetadataImage, command: AlterConfigs) -> Reply {
                 .retain(|_, configs| !configs.is_empty());
         }
     }
+    Reply::default()
+}
+
+fn alter_group_configs(image: &mut MetadataImage, command: AlterGroupConfigs) -> Reply {
+    let configs = image.group_configs.entry(command.group).or_default();
+    change(configs, command.changes);
+    image.group_configs.retain(|_, configs| !configs.is_empty());
     Reply::default()
 }
 

@@ -1,0 +1,3 @@
+//! Consumer groups, in `__consumer_offsets`.
+
+pub mod consumer;
