@@ -11,6 +11,7 @@ use crate::metadata::command::{Command, RegisterBroker};
 use crate::metadata::machine::Machine;
 use crate::metadata::{MetadataImage, reconcile};
 use crate::metrics::Metrics;
+use crate::producer_expiry;
 use arc_swap::ArcSwap;
 use kafka_protocol::error::ResponseError;
 use std::path::Path;
@@ -131,6 +132,7 @@ impl RunningBroker {
         tokio::spawn(http::serve(http, broker.clone(), stopped.clone()));
         tokio::spawn(reconcile::run(broker.clone(), changes, stopped.clone()));
         tokio::spawn(reconcile::retention(broker.clone(), stopped.clone()));
+        tokio::spawn(producer_expiry::run(broker.clone(), stopped.clone()));
         let advertised = advertised(&broker.config, &kafka);
         tokio::spawn(register(broker.clone(), advertised, fail, stopped.clone()));
         tokio::spawn(listener::serve(kafka, broker.clone(), stopped));

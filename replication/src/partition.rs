@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tidelog_storage::log::{LogConfig, PartitionLog};
+use tidelog_storage::log::{LogConfig, PartitionLog, ProducerExpiry};
 use tokio::sync::Notify;
 
 /// What a replica is opened with. `replicas[0]` is the preferred leader and initialises the group.
@@ -89,6 +89,28 @@ impl Partition {
     /// soon.
     pub async fn confirm_leader(&self, epoch: i32) -> bool {
         self.group.confirm_leader(epoch).await
+    }
+
+    /// As [`Partition::propose`], for a transactional batch after the coordinator has confirmed that
+    /// the transaction is under way here. `last_marker` is what
+    /// [`PartitionLog::transaction_standing`] said before it was asked.
+    pub fn propose_verified(&self, batch: Bytes, last_marker: Option<i64>) -> Proposal {
+        self.propose_command(Command::ProduceVerified { last_marker, batch })
+    }
+
+    /// Proposes the control batch that ends a transaction here; `bumped` as in
+    /// [`BatchOrigin::Coordinator`](tidelog_storage::log::BatchOrigin).
+    pub fn propose_marker(&self, batch: Bytes, bumped: bool) -> Proposal {
+        self.propose_command(Command::Marker { bumped, batch })
+    }
+
+    /// Has producers forgotten on all replicas that have been idle for long, or are too many.
+    pub async fn propose_expiry(&self, expiry: ProducerExpiry) -> Result<(), ProposeError> {
+        if !matches!(self.role(), Role::Leader { ready: true, .. }) {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        let proposal = self.group.propose(Command::ExpireProducers(expiry));
+        proposal.await.map(|_| ())
     }
 
     /// Moves the log start offset forward on all replicas (DeleteRecords, retention).

@@ -144,7 +144,12 @@ impl GroupMachine {
         while next < run.len() {
             let entry = &run[next];
             let reply = match &entry.payload {
-                EntryPayload::Normal(Command::Produce(_) | Command::ProduceFenced(_)) => {
+                EntryPayload::Normal(
+                    Command::Produce(_)
+                    | Command::ProduceFenced(_)
+                    | Command::ProduceVerified { .. }
+                    | Command::Marker { .. },
+                ) => {
                     let count = produce_run(&run[next..]);
                     let Some(more) = self.append(&run[next..next + count])? else {
                         if next == 0 {
@@ -163,6 +168,12 @@ impl GroupMachine {
                     continue;
                 }
                 EntryPayload::Normal(Command::LogStart(offset)) => self.log_start(*offset)?,
+                EntryPayload::Normal(Command::ExpireProducers(expiry)) => {
+                    if let Machine::Partition(log) = &self.machine {
+                        log.expire_producers(expiry);
+                    }
+                    Reply::None
+                }
                 EntryPayload::Normal(Command::Metadata(command)) => match &self.machine {
                     Machine::Metadata(machine) => Reply::Metadata {
                         index: entry.log_id.index,
@@ -199,13 +210,14 @@ impl GroupMachine {
         let batches: Vec<AppendBatch> = run
             .iter()
             .filter_map(|entry| match &entry.payload {
-                EntryPayload::Normal(
-                    command @ (Command::Produce(bytes) | Command::ProduceFenced(bytes)),
-                ) => Some(AppendBatch {
-                    bytes: bytes.clone(),
-                    leader_epoch: leader_epoch(entry.log_id.leader_id.term),
-                    fenced: matches!(command, Command::ProduceFenced(_)),
-                }),
+                EntryPayload::Normal(command) => {
+                    let (bytes, origin) = command.batch()?;
+                    Some(AppendBatch {
+                        bytes: bytes.clone(),
+                        leader_epoch: leader_epoch(entry.log_id.leader_id.term),
+                        origin,
+                    })
+                }
                 _ => None,
             })
             .collect();
@@ -256,12 +268,7 @@ pub fn leader_epoch(term: u64) -> i32 {
 fn produce_run(entries: &[RaftEntry]) -> usize {
     entries
         .iter()
-        .take_while(|e| {
-            matches!(
-                e.payload,
-                EntryPayload::Normal(Command::Produce(_) | Command::ProduceFenced(_))
-            )
-        })
+        .take_while(|e| matches!(&e.payload, EntryPayload::Normal(c) if c.batch().is_some()))
         .count()
 }
 

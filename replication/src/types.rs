@@ -1,6 +1,6 @@
 //! The types openraft is used with, and their journal and wire forms.
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::impls::{EmptyNode, Entry, Vote as RaftVoteImpl};
 use openraft::type_config::alias::CommittedLeaderIdOf;
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tidelog_proto::peer;
 use tidelog_storage::journal::EntryRecord;
-use tidelog_storage::log::ProducerRejection;
+use tidelog_storage::log::{BatchOrigin, ProducerExpiry, ProducerRejection};
 
 /// One command of a group's log.
 #[derive(Debug, Clone)]
@@ -20,6 +20,16 @@ pub enum Command {
     Produce(Bytes),
     /// One v2 record batch whose header names the offset and the leader epoch it must get.
     ProduceFenced(Bytes),
+    /// One v2 record batch that may begin a transaction, if the producer's last marker is still this
+    /// one.
+    ProduceVerified {
+        last_marker: Option<i64>,
+        batch: Bytes,
+    },
+    /// A control batch that ends a transaction; `bumped` as in [`BatchOrigin::Coordinator`].
+    Marker { bumped: bool, batch: Bytes },
+    /// Forget producers.
+    ExpireProducers(ProducerExpiry),
     /// Move the log start offset forward.
     LogStart(i64),
     /// A metadata command (group 0 only).
@@ -31,8 +41,32 @@ impl fmt::Display for Command {
         match self {
             Command::Produce(batch) => write!(f, "produce {} bytes", batch.len()),
             Command::ProduceFenced(batch) => write!(f, "produce fenced {} bytes", batch.len()),
+            Command::ProduceVerified { batch, .. } => {
+                write!(f, "produce verified {} bytes", batch.len())
+            }
+            Command::Marker { .. } => write!(f, "transaction marker"),
+            Command::ExpireProducers(expiry) => write!(f, "expire producers {expiry:?}"),
             Command::LogStart(offset) => write!(f, "log start {offset}"),
             Command::Metadata(bytes) => write!(f, "metadata {} bytes", bytes.len()),
+        }
+    }
+}
+
+impl Command {
+    /// The batch to be appended, if the command is about one, and where it comes from.
+    pub fn batch(&self) -> Option<(&Bytes, BatchOrigin)> {
+        match self {
+            Command::Produce(batch) => Some((batch, BatchOrigin::Client)),
+            Command::ProduceFenced(batch) => Some((batch, BatchOrigin::Fenced)),
+            Command::ProduceVerified { last_marker, batch } => {
+                let last_marker = *last_marker;
+                Some((batch, BatchOrigin::Verified { last_marker }))
+            }
+            Command::Marker { bumped, batch } => {
+                let bumped = *bumped;
+                Some((batch, BatchOrigin::Coordinator { bumped }))
+            }
+            Command::LogStart(_) | Command::ExpireProducers(_) | Command::Metadata(_) => None,
         }
     }
 }
@@ -79,6 +113,12 @@ const KIND_PRODUCE: u8 = 2;
 const KIND_LOG_START: u8 = 3;
 const KIND_METADATA: u8 = 4;
 const KIND_PRODUCE_FENCED: u8 = 5;
+const KIND_PRODUCE_VERIFIED: u8 = 6;
+const KIND_MARKER: u8 = 7;
+const KIND_MARKER_BUMPED: u8 = 8;
+const KIND_EXPIRE_PRODUCERS: u8 = 9;
+/// In front of a verified batch whose producer has no marker.
+const NO_MARKER: i64 = -1;
 
 /// A stored or received form that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +146,24 @@ pub fn entry_to_record(entry: &RaftEntry) -> EntryRecord {
         ),
         EntryPayload::Normal(Command::Produce(batch)) => (KIND_PRODUCE, batch.clone()),
         EntryPayload::Normal(Command::ProduceFenced(batch)) => (KIND_PRODUCE_FENCED, batch.clone()),
+        EntryPayload::Normal(Command::ProduceVerified { last_marker, batch }) => {
+            // Copies the batch: one a transaction and partition.
+            let mut body = BytesMut::with_capacity(8 + batch.len());
+            body.put_i64_le(last_marker.unwrap_or(NO_MARKER));
+            body.put_slice(batch);
+            (KIND_PRODUCE_VERIFIED, body.freeze())
+        }
+        EntryPayload::Normal(Command::Marker { bumped, batch }) if *bumped => {
+            (KIND_MARKER_BUMPED, batch.clone())
+        }
+        EntryPayload::Normal(Command::Marker { batch, .. }) => (KIND_MARKER, batch.clone()),
+        EntryPayload::Normal(Command::ExpireProducers(expiry)) => {
+            let mut body = BytesMut::with_capacity(24);
+            body.put_i64_le(expiry.now_ms);
+            body.put_i64_le(expiry.expiration_ms);
+            body.put_u64_le(expiry.keep_max);
+            (KIND_EXPIRE_PRODUCERS, body.freeze())
+        }
         EntryPayload::Normal(Command::LogStart(offset)) => (
             KIND_LOG_START,
             Bytes::copy_from_slice(&offset.to_le_bytes()),
@@ -136,6 +194,23 @@ pub fn entry_from_parts(
         }
         KIND_PRODUCE => EntryPayload::Normal(Command::Produce(body)),
         KIND_PRODUCE_FENCED => EntryPayload::Normal(Command::ProduceFenced(body)),
+        KIND_PRODUCE_VERIFIED if body.len() > 8 => {
+            let mut batch = body;
+            let last_marker = Some(batch.get_i64_le()).filter(|m| *m != NO_MARKER);
+            EntryPayload::Normal(Command::ProduceVerified { last_marker, batch })
+        }
+        KIND_MARKER | KIND_MARKER_BUMPED => EntryPayload::Normal(Command::Marker {
+            bumped: kind == KIND_MARKER_BUMPED,
+            batch: body,
+        }),
+        KIND_EXPIRE_PRODUCERS if body.len() == 24 => {
+            let mut body = body;
+            EntryPayload::Normal(Command::ExpireProducers(ProducerExpiry {
+                now_ms: body.get_i64_le(),
+                expiration_ms: body.get_i64_le(),
+                keep_max: body.get_u64_le(),
+            }))
+        }
         KIND_LOG_START => {
             let bytes: [u8; 8] = body[..]
                 .try_into()
@@ -154,9 +229,8 @@ pub fn entry_from_parts(
 /// Bytes an entry keeps in memory, roughly.
 pub fn entry_bytes(entry: &RaftEntry) -> usize {
     64 + match &entry.payload {
-        EntryPayload::Normal(
-            Command::Produce(b) | Command::ProduceFenced(b) | Command::Metadata(b),
-        ) => b.len(),
+        EntryPayload::Normal(Command::Metadata(b)) => b.len(),
+        EntryPayload::Normal(command) => command.batch().map_or(0, |(b, _)| b.len()),
         _ => 0,
     }
 }

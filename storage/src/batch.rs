@@ -4,8 +4,10 @@
 //! base offset and leader epoch lie before it, so a broker may set them without touching it.
 
 mod builder;
+mod control;
 
 pub use builder::{BatchBuilder, TransactionMark};
+pub use control::EndTxnMarker;
 
 use crate::compression::{self, Compression};
 use bytes::Bytes;

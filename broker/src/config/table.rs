@@ -290,6 +290,12 @@ pub const BROKER: &[Setting] = &[
         "incremental fetch sessions kept (KIP-227)",
     ),
     fixed(
+        "max.producer.ids.per.partition",
+        POSITIVE,
+        "100000",
+        "idempotent producers a partition remembers; those silent for longest are forgotten first",
+    ),
+    fixed(
         "max.request.partition.size.limit",
         COUNT,
         "2000",

@@ -192,7 +192,8 @@ impl<'a> Pass<'a> {
                 None => return self.failed(index, ResponseError::OffsetOutOfRange),
             }
         }
-        let upper = if self.request.isolation_level == READ_COMMITTED {
+        let committed = self.request.isolation_level == READ_COMMITTED;
+        let upper = if committed {
             answer.last_stable_offset
         } else {
             answer.high_watermark
@@ -200,7 +201,17 @@ impl<'a> Pass<'a> {
         let whole_left = self.max_bytes.saturating_sub(self.bytes);
         let max_bytes = whole_left.min(asked.max_bytes.max(0) as usize);
         let first = self.bytes == 0;
-        match log.read(asked.fetch_offset, upper, max_bytes, first) {
+        let read = log.read(asked.fetch_offset, upper, max_bytes, first);
+        let read = read.and_then(|read| {
+            if committed {
+                let until = read.next_offset;
+                let aborted = log.aborted_transactions(asked.fetch_offset, until)?;
+                let listed = aborted.iter().map(|a| (a.producer_id, a.first_offset));
+                answer.aborted = Some(listed.collect());
+            }
+            Ok(read)
+        });
+        match read {
             Ok(read) => {
                 self.bytes += read.bytes;
                 self.cold |= read.bytes > 0 && log.bytes_behind(asked.fetch_offset) > COLD_BYTES;

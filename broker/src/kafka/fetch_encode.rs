@@ -40,6 +40,8 @@ pub struct PartitionAnswer {
     pub diverging: Option<(i32, i64)>,
     /// `(leader, epoch)`
     pub current_leader: Option<(i32, i32)>,
+    /// `(producer id, first offset)`; only for `read_committed`.
+    pub aborted: Option<Vec<(i64, i64)>>,
     pub records: Vec<Bytes>,
 }
 
@@ -54,6 +56,7 @@ impl Default for PartitionAnswer {
             preferred_read_replica: -1,
             diverging: None,
             current_leader: None,
+            aborted: None,
             records: Vec::new(),
         }
     }
@@ -176,8 +179,12 @@ fn encode_partition(out: &mut Out, version: i16, partition: PartitionAnswer) {
     if version >= 5 {
         out.buffer.put_i64(partition.log_start_offset);
     }
-    // No aborted transactions: null.
-    out.length(None);
+    out.length(partition.aborted.as_ref().map(Vec::len));
+    for (producer_id, first_offset) in partition.aborted.unwrap_or_default() {
+        out.buffer.put_i64(producer_id);
+        out.buffer.put_i64(first_offset);
+        out.no_tags();
+    }
     if version >= 11 {
         out.buffer.put_i32(partition.preferred_read_replica);
     }
@@ -248,6 +255,7 @@ mod tests {
             ..PartitionAnswer::default()
         };
         let mut diverged = partition(2, Vec::new());
+        diverged.aborted = Some(vec![(1000, 17), (1001, 18)]);
         diverged.diverging = Some((4, 17));
         diverged.current_leader = Some((2, 9));
         diverged.error_code = 74;
@@ -298,6 +306,14 @@ mod tests {
             assert_eq!(records[1].as_ref().map(Bytes::len), Some(300));
             assert_eq!(topic.partitions[2].error_code, 74);
             assert_eq!(topic.partitions[0].high_watermark, 70);
+            assert_eq!(topic.partitions[0].aborted_transactions, None);
+            let aborted = topic.partitions[2].aborted_transactions.as_ref();
+            let aborted: Vec<_> = aborted
+                .into_iter()
+                .flatten()
+                .map(|a| (a.producer_id.0, a.first_offset))
+                .collect();
+            assert_eq!(aborted, [(1000, 17), (1001, 18)]);
             if version >= 12 {
                 assert_eq!(topic.partitions[2].diverging_epoch.end_offset, 17);
                 assert_eq!(topic.partitions[2].current_leader.leader_epoch, 9);

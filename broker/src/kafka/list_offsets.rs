@@ -97,11 +97,7 @@ async fn find(
     let epoch_of = |log: &PartitionLog, offset| log.epoch_at(offset).unwrap_or(found.epoch);
     let (timestamp, offset, epoch) = match asked.timestamp {
         LATEST => {
-            let end = if isolation_level == READ_COMMITTED {
-                log.last_stable_offset()
-            } else {
-                log.log_end_offset()
-            };
+            let end = readable_end(&log, isolation_level);
             (-1, end, found.epoch)
         }
         EARLIEST | EARLIEST_LOCAL => {
@@ -110,14 +106,29 @@ async fn find(
         }
         // There is no tiered storage: nothing lies there, and nothing waits for it.
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => (-1, -1, -1),
-        MAX_TIMESTAMP => by_time(log, None).await?.unwrap_or((-1, -1, -1)),
-        at => by_time(log, Some(at)).await?.unwrap_or((-1, -1, -1)),
+        at => {
+            let end = readable_end(&log, isolation_level);
+            let at = (at != MAX_TIMESTAMP).then_some(at);
+            by_time(log, at)
+                .await?
+                .filter(|(_, offset, _)| *offset < end)
+                .unwrap_or((-1, -1, -1))
+        }
     };
     Ok(ListOffsetsPartitionResponse::default()
         .with_partition_index(asked.partition_index)
         .with_timestamp(timestamp)
         .with_offset(offset)
         .with_leader_epoch(epoch))
+}
+
+/// End of what a consumer of that isolation may see.
+fn readable_end(log: &PartitionLog, isolation_level: i8) -> i64 {
+    if isolation_level == READ_COMMITTED {
+        log.last_stable_offset()
+    } else {
+        log.log_end_offset()
+    }
 }
 
 /// Looks inside batches, which may have to come from the disk.

@@ -309,6 +309,14 @@ fn proposal_refusal(error: ProposeError) -> Refusal {
                 format!("producer epoch {got}, the current one is {current}"),
             ),
             ProducerRejection::DuplicateTooOld => ResponseError::DuplicateSequenceNumber.into(),
+            ProducerRejection::InvalidTxnState => refuse(
+                ResponseError::InvalidTxnState,
+                "the record is not part of a transaction that is under way",
+            ),
+            // Answers a marker, which no producer sends.
+            ProducerRejection::CoordinatorFenced { .. } => {
+                ResponseError::TransactionCoordinatorFenced.into()
+            }
         },
     }
 }

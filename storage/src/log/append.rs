@@ -1,9 +1,10 @@
 //! Applies committed batches.
 
-use super::producers::{ProducerCheck, ProducerRejection, ProducerState};
+use super::producers::{BatchOrigin, ProducerCheck, ProducerRejection, ProducerState};
 use super::segment::Segment;
+use super::transactions::{TxnStep, follow};
 use super::{PartitionLog, Writer};
-use crate::batch::{BatchHeader, HEADER_BYTES};
+use crate::batch::{BatchHeader, EndTxnMarker, HEADER_BYTES};
 use crate::error::StorageError;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use bytes::Bytes;
@@ -17,8 +18,7 @@ pub struct AppendBatch {
     pub bytes: Bytes,
     /// Term of the Raft entry.
     pub leader_epoch: LeaderEpoch,
-    /// Append only if the batch's own header names exactly the offset and the epoch it would get.
-    pub fenced: bool,
+    pub origin: BatchOrigin,
 }
 
 /// What became of a batch; the same on every replica.
@@ -43,6 +43,7 @@ struct Accepted<'a> {
     header: BatchHeader,
     patched: [u8; HEADER_BYTES],
     rest: &'a [u8],
+    step: TxnStep,
 }
 
 impl PartitionLog {
@@ -63,20 +64,23 @@ impl PartitionLog {
         // Which of `batches` each of `accepted` is.
         let mut positions = Vec::with_capacity(batches.len());
         let mut next_offset = self.log_end_offset();
-        let headers = batches.iter().map(|b| BatchHeader::parse(&b.bytes));
-        let headers = headers.collect::<Result<Vec<_>, _>>()?;
-        for (position, (batch, header)) in batches.iter().zip(headers).enumerate() {
-            let misplaced = batch.fenced
+        let headers = batches.iter().map(|b| {
+            let header = BatchHeader::parse(&b.bytes)?;
+            Ok((header, marker_of(&header, &b.bytes)?))
+        });
+        let headers = headers.collect::<Result<Vec<_>, StorageError>>()?;
+        for (position, (batch, (header, marker))) in batches.iter().zip(headers).enumerate() {
+            let misplaced = batch.origin == BatchOrigin::Fenced
                 && (header.base_offset != next_offset || header.leader_epoch != batch.leader_epoch);
-            let outcome = match writer.producers.check(&header) {
+            let outcome = match writer.producers.check(&header, batch.origin, marker) {
                 _ if misplaced => AppendOutcome::Fenced,
                 ProducerCheck::Append => {
                     if header.is_idempotent() {
                         let before = writer.producers.get(header.producer_id).cloned();
                         undo.push((position, header.producer_id, before));
                     }
-                    writer.producers.appended(&header, next_offset);
-                    let placed = place(&header, &batch.bytes, next_offset, batch.leader_epoch);
+                    let mut placed = place(&header, &batch.bytes, next_offset, batch.leader_epoch);
+                    placed.step = follow(&mut writer.producers, &placed.header, marker);
                     let base_offset = next_offset;
                     next_offset = placed.header.last_offset() + 1;
                     accepted.push(placed);
@@ -89,6 +93,10 @@ impl PartitionLog {
                 ProducerCheck::Duplicate(first) => AppendOutcome::Duplicate {
                     base_offset: first.base_offset,
                     last_offset: first.last_offset,
+                },
+                ProducerCheck::MarkerRepeated(offset) => AppendOutcome::Duplicate {
+                    base_offset: offset,
+                    last_offset: offset,
                 },
                 ProducerCheck::Reject(rejection) => AppendOutcome::Rejected(rejection),
             };
@@ -139,13 +147,38 @@ impl PartitionLog {
                 writer
                     .epochs
                     .assign(batch.header.leader_epoch, batch.header.base_offset);
-                self.end
-                    .store(batch.header.last_offset() + 1, Ordering::Release);
+                self.publish_batch(writer, &segment, &batch.header, batch.step);
             }
             writer.epochs_dirty = true;
             done += count;
         }
         Ok(())
+    }
+
+    /// Moves the end of the log. A transaction that begins holds the last stable offset before the
+    /// end moves past it; one that was aborted is in the index before the last stable offset moves.
+    fn publish_batch(
+        &self,
+        writer: &mut Writer,
+        segment: &Segment,
+        header: &BatchHeader,
+        step: TxnStep,
+    ) {
+        let end = header.last_offset() + 1;
+        if step == TxnStep::Nothing {
+            self.end.store(end, Ordering::Release);
+            return;
+        }
+        if let Some(aborted) = writer.open.step(header, step) {
+            segment.txn_index.write().push(aborted);
+        }
+        if step == TxnStep::Begins {
+            self.publish_open(&writer.open);
+            self.end.store(end, Ordering::Release);
+        } else {
+            self.end.store(end, Ordering::Release);
+            self.publish_open(&writer.open);
+        }
     }
 
     /// The segment `header` goes to; a new one when the present one is full.
@@ -176,20 +209,31 @@ impl PartitionLog {
         batches: &[(BatchHeader, &[u8])],
     ) -> Result<(), StorageError> {
         let mut writer = self.writer.lock();
-        let accepted: Vec<Accepted<'_>> = batches
+        let mut undo = Vec::new();
+        let mut accepted = Vec::with_capacity(batches.len());
+        let markers = batches
             .iter()
-            .map(|(header, bytes)| {
-                let mut patched = [0; HEADER_BYTES];
-                patched.copy_from_slice(&bytes[..HEADER_BYTES]);
-                Accepted {
-                    header: *header,
-                    patched,
-                    rest: &bytes[HEADER_BYTES..],
-                }
-            })
-            .collect();
+            .map(|(header, bytes)| marker_of(header, bytes));
+        let markers = markers.collect::<Result<Vec<_>, _>>()?;
+        for (position, ((header, bytes), marker)) in batches.iter().zip(markers).enumerate() {
+            let mut patched = [0; HEADER_BYTES];
+            patched.copy_from_slice(&bytes[..HEADER_BYTES]);
+            if header.is_idempotent() {
+                let before = writer.producers.get(header.producer_id).cloned();
+                undo.push((position, header.producer_id, before));
+            }
+            accepted.push(Accepted {
+                header: *header,
+                patched,
+                rest: &bytes[HEADER_BYTES..],
+                step: follow(&mut writer.producers, header, marker),
+            });
+        }
         self.write_accepted(&mut writer, &accepted)
-            .map_err(|(_, error)| error)
+            .map_err(|(written, error)| {
+                take_back(&mut writer, undo, written);
+                error
+            })
     }
 }
 
@@ -212,6 +256,16 @@ fn place<'a>(
         },
         patched,
         rest: &bytes[HEADER_BYTES..],
+        step: TxnStep::Nothing,
+    }
+}
+
+/// What a control batch says; `None` for batches of records.
+fn marker_of(header: &BatchHeader, bytes: &[u8]) -> Result<Option<EndTxnMarker>, StorageError> {
+    if header.is_control() {
+        Ok(EndTxnMarker::parse(bytes)?)
+    } else {
+        Ok(None)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Copies a log from another replica: first what it consists of, then the missing batches.
 
 use super::checkpoint::LogState;
+use super::transactions::OpenTransactions;
 use super::{PartitionLog, Writer, files};
 use crate::batch::{BatchHeader, batch_crc};
 use crate::error::StorageError;
@@ -56,6 +57,10 @@ impl PartitionLog {
                 .map_err(|e| StorageError::io(segment.path(), e))?;
         }
         writer.epochs.entries.clear();
+        // Transactions that began before are told by the manifest at the end of the copy.
+        writer.producers = Default::default();
+        writer.open = Default::default();
+        self.publish_open(&writer.open);
         self.end.store(offset, Ordering::Release);
         self.start.store(offset, Ordering::Release);
         Ok(())
@@ -128,6 +133,8 @@ impl PartitionLog {
                 ));
             }
             writer.producers = state.producers();
+            writer.open = OpenTransactions::of(&writer.producers);
+            self.publish_open(&writer.open);
             writer.epochs = state.epochs();
             writer.epochs_dirty = true;
         }

@@ -48,6 +48,14 @@ pub struct Producer {
     pub last_timestamp: i64,
     #[prost(message, repeated, tag = "4")]
     pub batches: Vec<Batch>,
+    #[prost(int32, optional, tag = "5")]
+    pub coordinator_epoch: Option<i32>,
+    #[prost(int64, optional, tag = "6")]
+    pub txn_first_offset: Option<i64>,
+    #[prost(int64, optional, tag = "7")]
+    pub last_marker: Option<i64>,
+    #[prost(int64, optional, tag = "8")]
+    pub idle_since_ms: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -140,6 +148,10 @@ impl LogState {
                         last_offset: b.last_offset,
                     })
                     .collect(),
+                coordinator_epoch: p.coordinator_epoch,
+                txn_first_offset: p.txn_first_offset,
+                last_marker: p.last_marker,
+                idle_since_ms: p.idle_since_ms,
             };
             producers.restore(p.id, Some(state));
         }
@@ -162,5 +174,9 @@ fn producer(id: i64, state: &ProducerState) -> Producer {
                 last_offset: b.last_offset,
             })
             .collect(),
+        coordinator_epoch: state.coordinator_epoch,
+        txn_first_offset: state.txn_first_offset,
+        last_marker: state.last_marker,
+        idle_since_ms: state.idle_since_ms,
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! The log is the state machine of the partition's Raft group, so it holds committed batches only and
 //! nothing in it is ever taken back. [`PartitionLog`] is the whole; `segment` and `index` are its
-//! files, `append` writes, `read` reads, `producers` recognises repeated batches, `epochs` knows the
-//! leader epochs, `flush` makes it durable, `catch_up` copies it from another replica, `mend`
-//! replaces what the disk has damaged.
+//! files, `append` writes, `read` reads, `producers` recognises repeated batches, `transactions` knows
+//! which transactions are open and `txn_index` which were aborted, `epochs` knows the leader epochs,
+//! `flush` makes it durable, `catch_up` copies it from another replica, `mend` replaces what the disk
+//! has damaged.
 
 mod append;
 mod catch_up;
@@ -19,13 +20,17 @@ mod mend;
 mod producers;
 mod read;
 mod segment;
+mod transactions;
+mod txn_index;
 
 pub use append::{AppendBatch, AppendOutcome};
 pub use config::LogConfig;
 pub use flush::FlushTicket;
 pub use mend::Stretch;
-pub use producers::{ProducedBatch, ProducerRejection};
+pub use producers::{BatchOrigin, ProducedBatch, ProducerExpiry, ProducerRejection};
 pub use read::LogRead;
+pub use transactions::TxnStanding;
+pub use txn_index::AbortedTransaction;
 
 use crate::error::StorageError;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
@@ -38,10 +43,14 @@ use segment::Segment;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use transactions::{NONE_OPEN, OpenTransactions};
+use txn_index::TxnIndex;
 
 /// Mutable state of the one writer.
 struct Writer {
     producers: Producers,
+    /// The transactions open in `producers`, of what is published.
+    open: OpenTransactions,
     epochs: LeaderEpochs,
     epochs_dirty: bool,
     /// The log as it was before the copy under way: what a checkpoint taken meanwhile stands for.
@@ -58,6 +67,8 @@ pub struct PartitionLog {
     segments: RwLock<Vec<Arc<Segment>>>,
     start: AtomicI64,
     end: AtomicI64,
+    /// First offset of the earliest open transaction, or [`NONE_OPEN`].
+    first_open: AtomicI64,
     deleted: AtomicBool,
 }
 
@@ -66,8 +77,13 @@ pub struct PartitionLog {
 pub struct ProducerInfo {
     pub producer_id: ProducerId,
     pub epoch: i16,
+    /// −1 when nothing was written in this epoch.
     pub last_sequence: i32,
     pub last_timestamp: i64,
+    /// Of the last marker.
+    pub coordinator_epoch: Option<i32>,
+    /// Where the open transaction began.
+    pub txn_first_offset: Option<Offset>,
 }
 
 /// A segment as tools show it.
@@ -114,10 +130,14 @@ impl PartitionLog {
         let mut epochs = state.as_ref().map(LogState::epochs).unwrap_or_default();
         // The start may have moved since the checkpoint.
         epochs.trim_front(start);
+        let producers = state.as_ref().map(LogState::producers).unwrap_or_default();
+        let open = OpenTransactions::of(&producers);
         let log = PartitionLog {
             dir: dir.to_owned(),
+            first_open: AtomicI64::new(open.first_offset().unwrap_or(NONE_OPEN)),
             writer: Mutex::new(Writer {
-                producers: state.as_ref().map(LogState::producers).unwrap_or_default(),
+                producers,
+                open,
                 epochs,
                 epochs_dirty: false,
                 before_copy: None,
@@ -139,12 +159,6 @@ impl PartitionLog {
     /// The high watermark: the log holds committed batches only.
     pub fn log_end_offset(&self) -> Offset {
         self.end.load(Ordering::Acquire)
-    }
-
-    /// End of what a `read_committed` consumer may see. There are no transactions yet, so this is
-    /// the high watermark.
-    pub fn last_stable_offset(&self) -> Offset {
-        self.log_end_offset()
     }
 
     pub fn dir(&self) -> &Path {
@@ -180,10 +194,27 @@ impl PartitionLog {
             .map(|(producer_id, state)| ProducerInfo {
                 producer_id,
                 epoch: state.epoch,
-                last_sequence: state.batches.back().map_or(-1, |b| b.last_sequence),
+                last_sequence: state.batches.last().map_or(-1, |b| b.last_sequence),
                 last_timestamp: state.last_timestamp,
+                coordinator_epoch: state.coordinator_epoch,
+                txn_first_offset: state.txn_first_offset,
             })
             .collect()
+    }
+
+    /// Producers remembered.
+    pub fn producer_count(&self) -> usize {
+        self.writer.lock().producers.len()
+    }
+
+    /// Whether the leader should propose `expiry` now.
+    pub fn wants_expiry(&self, expiry: &ProducerExpiry) -> bool {
+        self.writer.lock().producers.wants_expiry(expiry)
+    }
+
+    /// Forgets producers, as a leader has decided.
+    pub fn expire_producers(&self, expiry: &ProducerExpiry) {
+        self.writer.lock().producers.expire(expiry);
     }
 
     /// Moves the log start forward; segments wholly below it are removed. Going back or past the
@@ -371,6 +402,7 @@ fn open_segments(
     })?;
     let bases = list_segments(dir)?;
     let mut segments = Vec::with_capacity(bases.len() + 1);
+    let mut damaged = Vec::new();
     for (i, base) in bases.iter().copied().enumerate() {
         // Wholly below the log start: its removal had begun.
         if bases
@@ -398,6 +430,11 @@ fn open_segments(
             config.index_interval_bytes,
             !active,
         )?;
+        let end = bases.get(i + 1).copied().unwrap_or(state.end_offset);
+        match TxnIndex::load(dir, base, end, !active)? {
+            Some(index) => *segment.txn_index.write() = index,
+            None => damaged.push(segments.len()),
+        }
         segments.push(Arc::new(segment));
     }
     if state.segment_bytes > 0
@@ -412,6 +449,13 @@ fn open_segments(
                 state.segment_base
             ),
         ));
+    }
+    for which in damaged {
+        tracing::warn!(
+            "{}: building an index of aborted transactions anew",
+            dir.display()
+        );
+        transactions::rebuild_index(&segments, which)?;
     }
     check_ends(&segments, state.end_offset)?;
     let start_found = state.start_offset == state.end_offset

@@ -5,6 +5,7 @@
 //! window is small, so that a broker's memory does not grow with what its consumers read.
 
 use super::index::{OffsetEntry, SegmentIndex, TimeEntry};
+use super::txn_index::TxnIndex;
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::error::StorageError;
 use crate::ids::Offset;
@@ -78,6 +79,8 @@ pub struct Segment {
     /// The window was used since the last look.
     mapping_used: AtomicBool,
     pub index: RwLock<SegmentIndex>,
+    /// Aborted transactions whose markers are here.
+    pub txn_index: RwLock<TxnIndex>,
     max_timestamp: AtomicI64,
     /// Bytes or index entries were written since the last sync.
     dirty: AtomicBool,
@@ -99,6 +102,7 @@ impl Segment {
             mapping: RwLock::new(None),
             mapping_used: AtomicBool::new(false),
             index: RwLock::new(SegmentIndex::empty(dir, base_offset)),
+            txn_index: RwLock::new(TxnIndex::empty(dir, base_offset)),
             max_timestamp: AtomicI64::new(-1),
             dirty: AtomicBool::new(false),
             syncing: Mutex::new(()),
@@ -150,6 +154,8 @@ impl Segment {
             mapping_used: AtomicBool::new(false),
             max_timestamp: AtomicI64::new(index.last_timestamp()),
             index: RwLock::new(index),
+            // Read back once the segment's last offset is known.
+            txn_index: RwLock::new(TxnIndex::empty(dir, base_offset)),
             dirty: AtomicBool::new(false),
             syncing: Mutex::new(()),
             created_ms,
@@ -402,7 +408,8 @@ impl Segment {
             let file = self.file()?;
             file.sync_data()
                 .map_err(|e| StorageError::io(&self.path, e))?;
-            self.index.write().persist(true)
+            self.index.write().persist(true)?;
+            self.txn_index.write().persist()
         };
         sync().inspect_err(|_| self.dirty.store(true, Ordering::Release))
     }
@@ -410,6 +417,7 @@ impl Segment {
     /// Ends writing: the last timestamp goes into the time index, as in Kafka, and the index files
     /// are there for whoever looks at the closed segment. They are synced with the segment.
     pub fn seal(&self) {
+        self.txn_index.write().close();
         let mut index = self.index.write();
         index.seal();
         self.dirty.store(true, Ordering::Release);

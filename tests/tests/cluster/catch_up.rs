@@ -162,7 +162,8 @@ async fn a_replica_that_was_away_catches_up_beside_the_producers() -> Result<()>
         write_everywhere(&cluster, topic, bytes / 8, 1, &mut history),
         caught_up(behind, ahead, topic, limit, || memory.look()),
     );
-    (written?, caught?);
+    written?;
+    caught?;
     println!("caught up in {:?}", began.elapsed());
     ensure!(
         fs::read_to_string(&behind.log_path)?.contains("copying from peers"),

@@ -120,12 +120,12 @@ fn a_malformed_batch_changes_nothing() {
     let good = AppendBatch {
         bytes: Sample::default().by_producer(1, 0, 0).build(),
         leader_epoch: 1,
-        fenced: false,
+        origin: BatchOrigin::Client,
     };
     let bad = AppendBatch {
         bytes: Bytes::from_static(b"nonsense"),
         leader_epoch: 1,
-        fenced: false,
+        origin: BatchOrigin::Client,
     };
     assert!(log.append(&[good.clone(), bad]).is_err());
     assert_eq!((log.log_end_offset(), log.producers().len()), (0, 0));
@@ -236,7 +236,7 @@ fn a_fenced_batch_takes_effect_in_its_own_place_and_epoch_only() {
         AppendBatch {
             bytes: builder.finish(),
             leader_epoch: 3,
-            fenced: true,
+            origin: BatchOrigin::Fenced,
         }
     };
     // Made for another epoch; right; after a record that is not there; right again.

@@ -9,7 +9,7 @@ fn batch(i: i32, bytes: usize) -> AppendBatch {
     AppendBatch {
         bytes: Sample::of(1, bytes, 1).by_producer(1, 0, i).build(),
         leader_epoch: 1,
-        fenced: false,
+        origin: BatchOrigin::Client,
     }
 }
 

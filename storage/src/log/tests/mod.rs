@@ -9,8 +9,9 @@ mod mend;
 mod producers;
 mod read;
 mod retention;
+mod transactions;
 
-use super::{AppendBatch, AppendOutcome, LogConfig, PartitionLog, Stretch};
+use super::{AppendBatch, AppendOutcome, BatchOrigin, LogConfig, PartitionLog, Stretch};
 use crate::batch::samples::Sample;
 use crate::batch::{BatchHeader, batch_crc};
 use crate::error::StorageError;
@@ -54,7 +55,7 @@ fn append_all(log: &PartitionLog, batches: &[(Bytes, LeaderEpoch)]) -> Vec<Appen
         .map(|(bytes, leader_epoch)| AppendBatch {
             bytes: bytes.clone(),
             leader_epoch: *leader_epoch,
-            fenced: false,
+            origin: BatchOrigin::Client,
         })
         .collect();
     log.append(&batches).expect("appended")

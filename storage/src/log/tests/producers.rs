@@ -116,6 +116,30 @@ fn duplicates_keep_their_offsets_when_the_records_are_gone() {
     assert_eq!(send(&log, 2, (5, 0, 0)), duplicate(0, 1));
 }
 
+/// What a million short-lived producers cost: run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn bytes_of_a_million_producers() {
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").expect("linux");
+        let pages = status
+            .split(' ')
+            .nth(1)
+            .and_then(|p| p.parse::<usize>().ok());
+        pages.expect("pages") * 4096
+    };
+    let mut producers = super::super::producers::Producers::default();
+    let before = resident();
+    for id in 0..1_000_000 {
+        let batch = Sample::of(1, 5, 1).by_producer(id, 0, 0).build();
+        let header = BatchHeader::parse(&batch).expect("a header");
+        producers.appended(&header, id);
+    }
+    let bytes = resident() - before;
+    println!("{} bytes a producer", bytes / 1_000_000);
+    assert!(bytes < 400_000_000);
+}
+
 /// One producer: its epoch and all batches of it, `(first, last, base offset)`.
 type Known = (i16, Vec<(i32, i32, Offset)>);
 
