@@ -134,6 +134,11 @@ impl RunningBroker {
         tokio::spawn(reconcile::retention(broker.clone(), stopped.clone()));
         tokio::spawn(producer_expiry::run(broker.clone(), stopped.clone()));
         let advertised = advertised(&broker.config, &kafka);
+        tokio::spawn(end_if_unwelcome(
+            broker.clone(),
+            fail.clone(),
+            stopped.clone(),
+        ));
         tokio::spawn(register(broker.clone(), advertised, fail, stopped.clone()));
         tokio::spawn(listener::serve(kafka, broker.clone(), stopped));
         Ok(RunningBroker {
@@ -183,6 +188,7 @@ fn node_config(config: &BrokerConfig, data_dir: &DataDir) -> NodeConfig {
     NodeConfig {
         broker: config.broker_id(),
         incarnation: data_dir.incarnation.as_u128(),
+        cluster_id: data_dir.cluster_id(),
         data_dir: data_dir.path().to_owned(),
         peer_listener: config.text("peer.listener").to_owned(),
         seeds,
@@ -204,6 +210,21 @@ fn advertised(config: &BrokerConfig, listener: &TcpListener) -> (String, u16) {
     let (host, port) = host_port(given).unwrap_or(("127.0.0.1", 0));
     let bound = listener.local_addr().map_or(0, |a| a.port());
     (host.to_owned(), if port == 0 { bound } else { port })
+}
+
+/// Ends a broker that the others refuse for good.
+async fn end_if_unwelcome(
+    broker: Arc<Broker>,
+    fail: watch::Sender<Option<String>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut unwelcome = broker.node.unwelcome();
+    tokio::select! {
+        refused = unwelcome.wait_for(Option::is_some) => if let Ok(reason) = refused {
+            let _ = fail.send(reason.clone());
+        },
+        _ = stop.wait_for(|s| *s) => {}
+    }
 }
 
 /// Registers this broker in the metadata, trying until the cluster is formed.
@@ -240,6 +261,7 @@ async fn register(
                     let _ = fail.send(Some(error.to_string()));
                     return;
                 }
+                broker.node.set_cluster(&reply.cluster_id);
                 broker.registered.store(true, Ordering::Release);
                 tracing::info!(
                     "registered as broker {} of cluster {}",

@@ -92,6 +92,15 @@ impl DataDir {
         &self.path
     }
 
+    /// The cluster this folder belongs to; empty until its broker has joined one.
+    pub fn cluster_id(&self) -> String {
+        let identity = self.identity.lock();
+        identity
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .cluster_id
+            .clone()
+    }
+
     /// Notes the cluster this folder belongs to, or checks that it is still the same.
     pub fn join_cluster(&self, cluster_id: &str) -> Result<(), DataDirError> {
         let mut identity = self

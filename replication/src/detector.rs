@@ -31,6 +31,8 @@ const BALANCE_INTERVAL: Duration = Duration::from_millis(1000);
 /// A broker is given leadership back after it has been up for this long.
 const SETTLED: Duration = Duration::from_secs(3);
 const TRANSFERS_MAX: usize = 50;
+/// How long a leader may take to prove that it leads.
+const BARRIER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Sends heartbeats and suspects peers that are silent, until `stop`.
 pub async fn heartbeats(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
@@ -122,7 +124,15 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
             since: now,
             tried: None,
         });
-        let rank = rank(&shared.transport, &group);
+        let mut rank = rank(&shared.transport, &group);
+        if group
+            .leader()
+            .0
+            .is_some_and(|l| shared.transport.is_alive(l))
+        {
+            // It may only not have told yet that it leads.
+            rank += 1;
+        }
         if unformed {
             // All replicas would write the same first entry, so that two that do it agree.
             let began = state.tried.unwrap_or(state.since);
@@ -152,10 +162,12 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
 }
 
 fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
-    group
-        .leader()
-        .0
-        .is_some_and(|leader| shared.transport.is_alive(leader))
+    let (leader, epoch) = group.leader();
+    leader.is_some_and(|leader| {
+        leader == shared.transport.identity.broker
+            || shared.transport.is_alive(leader)
+                && shared.leaders.still_leads(leader, group.id, epoch)
+    })
 }
 
 /// This broker's place among the group's living replicas.
@@ -277,7 +289,14 @@ fn ask_what_is_committed(shared: &NodeShared, behind: &mut HashMap<GroupId, u64>
         if behind.get(&group.id) == Some(&applied)
             && let Some(peer) = shared.transport.peer(leader)
         {
-            peer.send(group.id.0, Body::Barrier(wire::Barrier {}));
+            // The commit index comes with the entry or heartbeat that proves the leader's majority.
+            let group = group.id.0;
+            tokio::spawn(async move {
+                let asked = peer.request(group, Body::Barrier(wire::Barrier {}), BARRIER_LIMIT);
+                if let Err(error) = asked.await {
+                    tracing::debug!(group, "asking what is committed: {error}");
+                }
+            });
         }
         still.insert(group.id, applied);
     }

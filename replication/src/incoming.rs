@@ -42,7 +42,11 @@ impl Handler for Incoming {
                 Handled::Now(None)
             }
             Body::Leaders(news) => {
-                shared.leaders.received(&news);
+                shared.leaders.received(from, &news);
+                if news.whole {
+                    // It may have been restarted, and lead nothing any more.
+                    shared.unsettle();
+                }
                 Handled::Now(None)
             }
             Body::Propose(propose) => metadata_proposal(&shared, propose),
@@ -84,7 +88,10 @@ impl Handler for Incoming {
 }
 
 fn refused(reason: String) -> Handled {
-    Handled::Now(Some(Body::Refused(wire::Refused { reason })))
+    Handled::Now(Some(Body::Refused(wire::Refused {
+        reason,
+        ..Default::default()
+    })))
 }
 
 /// Runs `reply` until it first has to wait, so that messages reach the group in the order they
@@ -113,6 +120,7 @@ fn raft_message(
                     Ok(response) => Body::AppendReply(append_to_wire(response)),
                     Err(error) => Body::Refused(wire::Refused {
                         reason: error.to_string(),
+                        ..Default::default()
                     }),
                 };
                 Some(body)
@@ -182,6 +190,7 @@ async fn vote_reply(group: Arc<Group>, vote: wire::VoteRequest) -> Option<Body> 
         }),
         Err(error) => Body::Refused(wire::Refused {
             reason: error.to_string(),
+            ..Default::default()
         }),
     })
 }
@@ -196,6 +205,7 @@ async fn install_snapshot(
         Err(error) => {
             return Some(Body::Refused(wire::Refused {
                 reason: error.to_string(),
+                ..Default::default()
             }));
         }
     };
@@ -217,6 +227,7 @@ async fn install_snapshot(
             }),
             Err(error) => Body::Refused(wire::Refused {
                 reason: error.to_string(),
+                ..Default::default()
             }),
         },
     )
@@ -285,6 +296,7 @@ fn barrier(shared: &Arc<NodeShared>, group: GroupId) -> Handled {
             }),
             Err(error) => Body::Refused(wire::Refused {
                 reason: error.to_string(),
+                ..Default::default()
             }),
         })
     }))
@@ -311,6 +323,7 @@ fn metadata_proposal(shared: &Arc<NodeShared>, propose: wire::Propose) -> Handle
             Err(error) => {
                 return Some(Body::Refused(wire::Refused {
                     reason: error.to_string(),
+                    ..Default::default()
                 }));
             }
         };
@@ -329,6 +342,7 @@ fn read_log(shared: &Arc<NodeShared>, group: GroupId, read: wire::ReadLog) -> Ha
         })));
     };
     Handled::Later(Box::pin(async move {
+        let damaged = partition.clone();
         let copied = tokio::task::spawn_blocking(move || -> Result<bytes::Bytes, StorageError> {
             let log = partition.log();
             let max_bytes = read.max_bytes.min(READ_BYTES_MAX) as usize;
@@ -345,10 +359,15 @@ fn read_log(shared: &Arc<NodeShared>, group: GroupId, read: wire::ReadLog) -> Ha
                 batches,
                 error: String::new(),
             },
-            Ok(Err(error)) => wire::ReadLogReply {
-                error: error.to_string(),
-                ..Default::default()
-            },
+            Ok(Err(error)) => {
+                if matches!(error, StorageError::Corrupt { .. }) {
+                    damaged.mend(read.from_offset);
+                }
+                wire::ReadLogReply {
+                    error: error.to_string(),
+                    ..Default::default()
+                }
+            }
             Err(error) => wire::ReadLogReply {
                 error: error.to_string(),
                 ..Default::default()

@@ -16,6 +16,8 @@ pub struct LeaderTable {
     broker: BrokerId,
     transport: Weak<Transport>,
     leaders: RwLock<HashMap<GroupId, LeaderInfo>>,
+    /// What each peer says it leads, and in which epoch, since it last connected.
+    claims: RwLock<HashMap<BrokerId, HashMap<GroupId, i32>>>,
     changes: AtomicU64,
     /// Counts up at every change, so that tasks can wait for one.
     version: watch::Sender<u64>,
@@ -27,6 +29,7 @@ impl LeaderTable {
             broker,
             transport: Arc::downgrade(transport),
             leaders: RwLock::default(),
+            claims: RwLock::default(),
             changes: AtomicU64::new(0),
             version: watch::Sender::new(0),
         })
@@ -53,8 +56,29 @@ impl LeaderTable {
         }
     }
 
+    /// Whether `peer` still is the leader it was in `epoch`. A leader that was restarted follows,
+    /// and while nobody knows that, nobody stands for election: it may have lost entries that were
+    /// only on its way to its disk, and then cannot win one itself. True until the peer has spoken.
+    pub fn still_leads(&self, peer: BrokerId, group: GroupId, epoch: i32) -> bool {
+        self.claims
+            .read()
+            .get(&peer)
+            .is_none_or(|claimed| claimed.get(&group).is_some_and(|e| *e >= epoch))
+    }
+
     /// News from a peer.
-    pub fn received(&self, news: &wire::Leaders) {
+    pub fn received(&self, from: BrokerId, news: &wire::Leaders) {
+        {
+            let mut claims = self.claims.write();
+            if news.whole {
+                claims.insert(from, HashMap::with_capacity(news.leaders.len()));
+            }
+            // Before the whole list nothing is known of what else it leads.
+            if let Some(claimed) = claims.get_mut(&from) {
+                let own = news.leaders.iter().filter(|l| l.leader == from.0);
+                claimed.extend(own.map(|l| (GroupId(l.group), l.epoch)));
+            }
+        }
         for leader in &news.leaders {
             self.learn(
                 GroupId(leader.group),
@@ -83,6 +107,9 @@ impl LeaderTable {
 
     pub fn forget(&self, group: GroupId) {
         self.leaders.write().remove(&group);
+        for claimed in self.claims.write().values_mut() {
+            claimed.remove(&group);
+        }
     }
 
     /// All that this broker leads, for a peer that has just connected.

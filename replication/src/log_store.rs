@@ -31,6 +31,11 @@ struct Entries {
     pinned_after: Option<u64>,
     /// Entries at the front of `queue` that openraft has purged but a checkpoint still needs.
     purge_wanted: Option<LogId>,
+    /// Entries a snapshot has replaced that are not applied yet, as it is still being installed: this
+    /// replica has acknowledged them, and until the snapshot is durable they are all it has.
+    replaced: VecDeque<RaftEntry>,
+    /// Index up to which entries are applied, or a little less.
+    applied: u64,
     /// Set when the group is removed: nothing is journaled any more.
     closed: bool,
 }
@@ -55,6 +60,7 @@ impl GroupLog {
         let mut entries = Entries::default();
         if let Some(recovered) = recovered {
             entries.purged = recovered.applied.map(|(index, term)| log_id(term, index));
+            entries.applied = recovered.applied.map_or(0, |(index, _)| index);
             entries.vote = recovered.vote.as_deref().map(vote_from_bytes).transpose()?;
             for record in recovered.entries {
                 let entry = entry_from_parts(record.index, record.term, record.kind, record.body)?;
@@ -76,14 +82,23 @@ impl GroupLog {
         self.entries.lock().bytes
     }
 
+    /// Tells up to which index entries are applied.
+    pub fn note_applied(&self, index: u64) {
+        let mut entries = self.entries.lock();
+        entries.applied = index;
+        if !entries.replaced.is_empty() {
+            entries.replaced.retain(|e| e.log_id.index > index);
+        }
+    }
+
     /// Keeps every entry after `applied` in memory until [`GroupLog::checkpoint`] has run.
     pub fn pin(&self, applied: Option<u64>) {
         self.entries.lock().pinned_after = Some(applied.unwrap_or(0));
     }
 
     /// Journals the group's whole state: votes, `state` as of `applied`, and the entries after it.
-    /// Under the log's lock, so that the journal's order is the order of changes. False when a
-    /// snapshot has meanwhile replaced the entries after `applied`: take the state again.
+    /// Under the log's lock, so that the journal's order is the order of changes. False when entries
+    /// after `applied` are gone, as a snapshot has been installed meanwhile: take the state again.
     pub fn checkpoint(&self, applied: Option<LogId>, state: bytes::Bytes) -> bool {
         let mut entries = self.entries.lock();
         entries.pinned_after = None;
@@ -91,13 +106,17 @@ impl GroupLog {
             return true;
         }
         let applied_index = applied.map(|id| id.index);
-        let next = applied_index.map_or(0, |a| a + 1);
-        let first_kept = entries
-            .queue
-            .front()
+        let after = |e: &&RaftEntry| applied_index.is_none_or(|a| e.log_id.index > a);
+        let mut kept = entries.replaced.iter().chain(&entries.queue).filter(after);
+        let mut next = applied_index.map_or(0, |a| a + 1);
+        let first_kept = kept
+            .clone()
+            .next()
             .map(|e| e.log_id.index)
             .or(entries.purged.map(|p| p.index + 1));
-        if first_kept.is_some_and(|first| first > next) {
+        let gapless =
+            kept.all(|e| std::mem::replace(&mut next, e.log_id.index + 1) == e.log_id.index);
+        if !gapless || first_kept.is_some_and(|first| first > next) {
             return false;
         }
         let mut records = vec![Record::Checkpoint {
@@ -108,15 +127,19 @@ impl GroupLog {
         }];
         records.extend(
             entries
-                .queue
+                .replaced
                 .iter()
-                .filter(|e| applied_index.is_none_or(|a| e.log_id.index > a))
+                .chain(&entries.queue)
+                .filter(after)
                 .map(|e| Record::Entry {
                     group: self.group,
                     entry: entry_to_record(e),
                 }),
         );
         self.journal.submit(records, None);
+        if let Some(applied) = applied_index {
+            entries.replaced.retain(|e| e.log_id.index > applied);
+        }
         if let Some(upto) = entries.purge_wanted.take() {
             self.drop_through(&mut entries, upto);
         }
@@ -140,6 +163,7 @@ impl GroupLog {
         self.total_bytes
             .fetch_sub(entries.bytes as u64, Ordering::Relaxed);
         entries.queue.clear();
+        entries.replaced.clear();
         entries.bytes = 0;
         self.journal
             .submit(vec![Record::Remove { group: self.group }], None);
@@ -180,6 +204,13 @@ impl GroupLog {
         {
             if let Some(entry) = entries.queue.pop_front() {
                 freed += entry_bytes(&entry);
+                let needed = entries
+                    .pinned_after
+                    .unwrap_or(u64::MAX)
+                    .min(entries.applied);
+                if entry.log_id.index > needed {
+                    entries.replaced.push_back(entry);
+                }
             }
         }
         entries.bytes -= freed;
@@ -370,4 +401,67 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
 fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the group is closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidelog_storage::journal::JournalConfig;
+
+    fn journal(dir: &std::path::Path) -> (Journal, Option<RecoveredGroup>) {
+        let config = JournalConfig {
+            dir: dir.to_owned(),
+            file_bytes: 1 << 20,
+            direct_io: false,
+            ..JournalConfig::default()
+        };
+        let (journal, mut recovered) = Journal::open(config).expect("a journal");
+        (journal, recovered.groups.remove(&GroupId(9)))
+    }
+
+    fn entry(index: u64) -> RaftEntry {
+        let payload = Payload::Normal(Command::LogStart(0));
+        RaftEntry {
+            log_id: log_id(1, index),
+            payload,
+        }
+    }
+
+    /// A crash while a snapshot is being installed must find what was acknowledged before it.
+    #[tokio::test]
+    async fn entries_a_snapshot_replaces_are_journaled_until_it_is_installed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (opened, _) = journal(dir.path());
+        let log = GroupLog::new(GroupId(9), opened.clone(), Arc::default(), None).expect("a log");
+        let mut store = LogStore(log.clone());
+        let new = (0..6).map(entry);
+        store
+            .append(new, IOFlushed::noop())
+            .await
+            .expect("appended");
+        log.note_applied(3);
+        store.purge(log_id(1, 20)).await.expect("purged");
+        assert!(log.checkpoint(Some(log_id(1, 3)), bytes::Bytes::from_static(b"old")));
+        log.sync();
+        opened.close();
+        let (opened, found) = journal(dir.path());
+        let found = found.expect("the group");
+        assert_eq!(found.applied, Some((3, 1)));
+        let kept: Vec<u64> = found.entries.iter().map(|e| e.index).collect();
+        assert_eq!(kept, [4, 5]);
+
+        let log =
+            GroupLog::new(GroupId(9), opened.clone(), Arc::default(), Some(found)).expect("a log");
+        let mut store = LogStore(log.clone());
+        store.purge(log_id(1, 20)).await.expect("purged");
+        // Installed: a state of before does not fit any more, the new one needs none of them.
+        log.note_applied(20);
+        assert!(!log.checkpoint(Some(log_id(1, 3)), bytes::Bytes::from_static(b"old")));
+        assert!(log.checkpoint(Some(log_id(1, 20)), bytes::Bytes::from_static(b"new")));
+        log.sync();
+        opened.close();
+        let (_, found) = journal(dir.path());
+        let found = found.expect("the group");
+        assert_eq!((found.applied, found.entries.len()), (Some((20, 1)), 0));
+    }
 }

@@ -50,6 +50,8 @@ pub struct NodeConfig {
     pub broker: BrokerId,
     /// Changes whenever the data folder is made anew; peers refuse another one than registered.
     pub incarnation: u128,
+    /// The cluster the data belong to; empty until the broker has joined one.
+    pub cluster_id: String,
     pub data_dir: PathBuf,
     /// `HOST:PORT` this broker listens on for its peers.
     pub peer_listener: String,
@@ -225,6 +227,7 @@ impl Node {
                 suspicion: Duration::from_millis(config.suspicion_timeout_ms),
             },
         );
+        transport.set_cluster(&config.cluster_id);
         let leaders = LeaderTable::new(config.broker, &transport);
         let shared = Arc::new(NodeShared {
             transport: transport.clone(),
@@ -526,6 +529,16 @@ impl Node {
             .collect();
         alive.sort_unstable();
         alive
+    }
+
+    /// Names the cluster this broker's data belong to.
+    pub fn set_cluster(&self, cluster: &str) {
+        self.shared.transport.set_cluster(cluster);
+    }
+
+    /// Set once the others have refused this broker for good: it cannot go on.
+    pub fn unwelcome(&self) -> watch::Receiver<Option<String>> {
+        self.shared.transport.unwelcome()
     }
 
     /// Tells the transport where a broker listens (from the metadata image).

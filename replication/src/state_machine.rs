@@ -321,6 +321,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             if run.len() >= RUN_MAX || (ended && !run.is_empty()) {
                 self.apply_all(&mut run, &mut responders).await?;
+                self.log.note_applied(self.shared.applied_index());
             }
             if ended {
                 return Ok(());
@@ -365,6 +366,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (index, term) = meta.last_log_id.as_ref().map_or((0, 0), position);
         self.shared.applied_index.store(index, Ordering::Release);
         self.shared.applied_term.store(term, Ordering::Release);
+        self.log.note_applied(index);
         // The leader counts this replica up to the snapshot from now on: it has to be durable.
         let (shared, log) = (self.shared.clone(), self.log.clone());
         tokio::task::spawn_blocking(move || shared.checkpoint(&log).map(|()| log.sync()))

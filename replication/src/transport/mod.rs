@@ -7,9 +7,11 @@
 pub mod network;
 mod outbox;
 mod peer;
+mod refusals;
 pub mod server;
 
 pub use peer::{Peer, RequestError};
+use refusals::Refusals;
 
 use crate::ids::BrokerId;
 use parking_lot::RwLock;
@@ -19,7 +21,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tidelog_proto::peer::refused::Kind;
 use tidelog_proto::peer::{self as wire, message::Body};
+use tokio::sync::watch;
 
 /// Version of the peer protocol this build speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -58,15 +62,11 @@ pub struct Identity {
     pub seeds: String,
 }
 
-impl Identity {
-    pub(crate) fn hello(&self) -> wire::Hello {
-        wire::Hello {
-            broker: self.broker.0,
-            incarnation: self.incarnation.to_be_bytes().to_vec().into(),
-            seeds: self.seeds.clone(),
-            version: PROTOCOL_VERSION,
-        }
-    }
+/// Why a hello is not accepted.
+#[derive(Debug)]
+pub struct HelloRefused {
+    pub kind: Kind,
+    pub reason: String,
 }
 
 /// Timing of connections and of the failure detector.
@@ -83,6 +83,9 @@ pub struct Transport {
     started: Instant,
     peers: RwLock<HashMap<BrokerId, Arc<Peer>>>,
     expected: RwLock<HashMap<BrokerId, u128>>,
+    /// The cluster this broker's data belong to; empty until it has joined one.
+    cluster: RwLock<String>,
+    refusals: Refusals,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
 }
@@ -90,7 +93,9 @@ pub struct Transport {
 impl Transport {
     pub fn new(identity: Identity, timing: Timing) -> Arc<Transport> {
         Arc::new(Transport {
+            refusals: Refusals::new(&identity),
             identity,
+            cluster: RwLock::default(),
             timing,
             started: Instant::now(),
             peers: RwLock::default(),
@@ -128,36 +133,75 @@ impl Transport {
         self.expected.write().insert(id, incarnation);
     }
 
+    /// Names the cluster this broker's data belong to.
+    pub fn set_cluster(&self, cluster: &str) {
+        cluster.clone_into(&mut self.cluster.write());
+    }
+
+    /// Set once so many others refuse this broker that it is the one that is wrong.
+    pub fn unwelcome(&self) -> watch::Receiver<Option<String>> {
+        self.refusals.verdict()
+    }
+
+    pub(crate) fn hello(&self) -> wire::Hello {
+        wire::Hello {
+            broker: self.identity.broker.0,
+            incarnation: self.identity.incarnation.to_be_bytes().to_vec().into(),
+            seeds: self.identity.seeds.clone(),
+            version: PROTOCOL_VERSION,
+            cluster: self.cluster.read().clone(),
+        }
+    }
+
     /// Why a hello cannot be accepted, if it cannot.
-    pub(crate) fn check_hello(&self, hello: &wire::Hello) -> Result<BrokerId, String> {
+    pub(crate) fn check_hello(&self, hello: &wire::Hello) -> Result<BrokerId, HelloRefused> {
         let id = BrokerId(hello.broker);
+        let other = |reason: String| HelloRefused {
+            kind: Kind::Other,
+            reason,
+        };
         if hello.version != PROTOCOL_VERSION {
-            return Err(format!(
+            return Err(other(format!(
                 "broker {id} speaks peer protocol {}, this broker {PROTOCOL_VERSION}",
                 hello.version
-            ));
+            )));
         }
         if id == self.identity.broker {
-            return Err(format!("two brokers are configured with broker.id = {id}"));
+            let reason = format!("two brokers are configured with broker.id = {id}");
+            return Err(other(reason));
+        }
+        let cluster = self.cluster.read();
+        if !hello.cluster.is_empty() && !cluster.is_empty() && hello.cluster != *cluster {
+            return Err(HelloRefused {
+                kind: Kind::OtherCluster,
+                reason: format!(
+                    "the data of broker {id} belong to cluster {}, those of broker {} to cluster {cluster}",
+                    hello.cluster, self.identity.broker
+                ),
+            });
         }
         if !hello.seeds.is_empty()
             && !self.identity.seeds.is_empty()
             && hello.seeds != self.identity.seeds
         {
-            return Err(format!(
+            return Err(other(format!(
                 "seed.brokers differ: broker {id} has \"{}\", broker {} has \"{}\"",
                 hello.seeds, self.identity.broker, self.identity.seeds
-            ));
+            )));
         }
         let expected = self.expected.read().get(&id).copied();
         if let Some(expected) = expected
             && hello.incarnation[..] != expected.to_be_bytes()
         {
-            return Err(format!(
-                "broker {id} has lost its data folder since it registered; it may not come back \
-                 under the same id"
-            ));
+            return Err(HelloRefused {
+                kind: Kind::LostData,
+                reason: format!(
+                    "broker {id} has lost its data folder since it registered; it may not come \
+                     back under the same id"
+                ),
+            });
         }
+        self.refusals.welcomed(id);
         Ok(id)
     }
 

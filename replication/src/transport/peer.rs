@@ -283,7 +283,7 @@ async fn run_stream(
     outbox.push(Message {
         group: 0,
         request: 0,
-        body: Some(Body::Hello(transport.identity.hello())),
+        body: Some(Body::Hello(transport.hello())),
     });
     let counted = {
         let transport = transport.clone();
@@ -328,7 +328,12 @@ fn receive(
     for message in envelope.messages {
         match message.body {
             Some(Body::Hello(hello)) => {
-                let id = transport.check_hello(&hello)?;
+                let id = transport.check_hello(&hello).map_err(|refused| {
+                    transport
+                        .refusals
+                        .refused_by(peer.id, refused.kind, &refused.reason);
+                    refused.reason
+                })?;
                 if id != peer.id {
                     return Err(format!(
                         "broker {id} answers where broker {} should",
@@ -341,7 +346,17 @@ fn receive(
                 });
                 handler.connected(peer.id);
             }
-            Some(Body::Refused(refused)) if message.request == 0 => return Err(refused.reason),
+            Some(Body::Refused(refused)) if message.request == 0 => {
+                if peer.is_connected() {
+                    tracing::debug!(peer = peer.id.0, "refused: {}", refused.reason);
+                } else {
+                    let kind = refused.kind();
+                    transport
+                        .refusals
+                        .refused_by(peer.id, kind, &refused.reason);
+                    return Err(refused.reason);
+                }
+            }
             Some(body) => peer.complete(message.request, body),
             None => {}
         }

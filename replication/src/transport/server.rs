@@ -1,7 +1,7 @@
 //! The incoming side: one call a peer, its messages handled in order, replies coalesced.
 
 use super::outbox::Outbox;
-use super::{Handled, Handler, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES};
+use super::{Handled, Handler, HelloRefused, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES};
 use crate::error::ReplicationError;
 use crate::ids::BrokerId;
 use futures_util::{Stream, StreamExt};
@@ -9,6 +9,7 @@ use prost::Message as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use tidelog_proto::peer::peer_server::{Peer as PeerService, PeerServer};
+use tidelog_proto::peer::refused::Kind;
 use tidelog_proto::peer::{Envelope, Message, Refused, message::Body};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -157,17 +158,31 @@ impl Session {
     fn introduce(&mut self, body: Body) -> bool {
         let verdict = match &body {
             Body::Hello(hello) => self.transport.check_hello(hello),
-            _ => Err("the first message must be a hello".to_owned()),
+            _ => Err(HelloRefused {
+                kind: Kind::Other,
+                reason: "the first message must be a hello".to_owned(),
+            }),
         };
         let (accepted, reply) = match verdict {
             Ok(id) => {
                 self.from = Some(id);
                 self.transport.heard(id);
-                (true, Body::Hello(self.transport.identity.hello()))
+                (true, Body::Hello(self.transport.hello()))
             }
-            Err(reason) => {
-                tracing::error!("refused a peer: {reason}");
-                (false, Body::Refused(Refused { reason }))
+            Err(HelloRefused { kind, reason }) => {
+                let peer = match &body {
+                    Body::Hello(hello) => hello.broker,
+                    _ => -1,
+                };
+                if kind == Kind::OtherCluster {
+                    let refusals = &self.transport.refusals;
+                    refusals.refused_by(BrokerId(peer), kind, &reason);
+                }
+                if self.transport.refusals.is_news(peer, &reason) {
+                    tracing::error!("refused a peer: {reason}");
+                }
+                let kind = kind.into();
+                (false, Body::Refused(Refused { reason, kind }))
             }
         };
         self.outbox.push(Message {

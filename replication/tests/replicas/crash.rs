@@ -106,3 +106,52 @@ fn a_copy_that_a_stop_interrupts_is_not_written_twice() {
         member.stop();
     }
 }
+
+/// The last entries of a leader may be on their way to its disk when the others have committed them.
+/// After a crash of all it cannot win an election, and the others must not wait for it.
+#[test]
+fn a_leader_that_comes_back_without_its_last_entries_is_replaced() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(3);
+    let members = start(&dir, &seeds);
+    let first = || dir.path().join("1");
+    until("the preferred one leads", || members[0].leads());
+    for offset in 0..5 {
+        assert_eq!(write(&members), offset);
+    }
+    let mut members = members.into_iter();
+    members.next().expect("the leader").crash();
+    let kept = dir.path().join("kept");
+    copy_folder(&first(), &kept);
+    let others: Vec<Member> = members.collect();
+    let back = Member::start(dir.path(), 1, &seeds);
+    until("leadership is given back", || back.leads());
+    for offset in 5..10 {
+        until("a write", || back.write(9) == Some(offset));
+    }
+    back.crash();
+    for member in others {
+        member.crash();
+    }
+    std::fs::remove_dir_all(first()).expect("removed");
+    std::fs::rename(&kept, first()).expect("put back");
+    let members = start(&dir, &seeds);
+    assert_eq!(write(&members), 10);
+    until("everyone has all", || members.iter().all(|m| m.end() == 11));
+    for member in members {
+        member.stop();
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("copied");
+        }
+    }
+}

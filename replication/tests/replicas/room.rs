@@ -66,6 +66,7 @@ impl Member {
         let config = NodeConfig {
             broker: BrokerId(id),
             incarnation: id as u128,
+            cluster_id: String::new(),
             data_dir: dir.clone(),
             peer_listener: seeds[id as usize - 1].address.clone(),
             seeds: seeds.to_vec(),

@@ -187,10 +187,10 @@ async fn a_damaged_journal_is_told_of_and_never_served() -> Result<()> {
     Ok(())
 }
 
-/// A byte changes in a closed segment: whoever reads it notices, and a replica that copies the
-/// partition gets it from another one.
+/// A byte changes in a closed segment: a replica that copies the partition gets it from another one,
+/// and whoever reads it is told to come again, when the damage is mended.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_segment_is_noticed_by_readers_and_not_copied() -> Result<()> {
+async fn a_damaged_segment_is_neither_copied_nor_served_and_is_mended() -> Result<()> {
     let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut cluster = Cluster::start_with(ClusterOptions {
         settings: vec![
@@ -210,16 +210,8 @@ async fn a_damaged_segment_is_noticed_by_readers_and_not_copied() -> Result<()> 
     let at = cluster.broker(leader).kafka;
     bulk::write(at, topic, 0, 40 << 20, 0, &mut history).await?;
 
-    let dir = segments::partition_dir(cluster.broker(leader), topic, 0);
-    let files = segments::files(&dir)?;
-    let closed = files.get(files.len() / 2).context("closed segments")?;
-    flip(closed, fs::metadata(closed)?.len() / 2)?;
+    damage_segment(&cluster, leader, topic)?;
     let end = read::end_offset(at, topic, 0).await?;
-    match read::read_replica_once(at, topic, 0, end).await {
-        Ok(_) => bail!("nobody noticed the damaged segment"),
-        Err(error) => println!("reading the damaged segment: {error:#}"),
-    }
-
     cluster.restart(away).await?;
     // From the leader, which asks it to copy, it gets what fails its checksum.
     let copied = read::read_replica(cluster.broker(away).kafka, topic, 0, end).await?;
@@ -234,5 +226,39 @@ async fn a_damaged_segment_is_noticed_by_readers_and_not_copied() -> Result<()> 
         said.contains("checksum"),
         "it copied without a look at the damaged part: {said}"
     );
+    mended(&cluster, leader, topic, 1).await?;
+
+    // The same once more for a consumer.
+    damage_segment(&cluster, third, topic)?;
+    let third_at = cluster.broker(third).kafka;
+    match read::read_replica_once(third_at, topic, 0, end).await {
+        Ok(_) => bail!("nobody noticed the damaged segment"),
+        Err(error) => println!("reading the damaged segment: {error:#}"),
+    }
+    mended(&cluster, third, topic, 1).await?;
+    read::read_replica_once(third_at, topic, 0, end).await?;
+    for other in [leader, away] {
+        let same = segments::compare(cluster.broker(other), cluster.broker(third), topic, 0)?;
+        ensure!(same >= 40 << 20, "only {same} bytes are on both");
+    }
     Ok(())
+}
+
+/// Changes a byte in the middle of a closed segment of a broker.
+fn damage_segment(cluster: &Cluster, broker: BrokerId, topic: &str) -> Result<()> {
+    let dir = segments::partition_dir(cluster.broker(broker), topic, 0);
+    let files = segments::files(&dir)?;
+    let closed = files.get(files.len() / 2).context("closed segments")?;
+    flip(closed, fs::metadata(closed)?.len() / 2)
+}
+
+/// Waits until a broker says so often that it has mended the partition.
+async fn mended(cluster: &Cluster, broker: BrokerId, topic: &str, times: usize) -> Result<()> {
+    let what = format!("broker {broker} mends its segment of {topic}");
+    wait::until(&what, RECOVERY_LIMIT, async || {
+        let said = fs::read_to_string(&cluster.broker(broker).log_path)?;
+        let count = said.matches("damaged records at offset").count();
+        Ok((count >= times && said.contains("replaced by broker")).then_some(()))
+    })
+    .await
 }
