@@ -7,7 +7,9 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
-use tidelog_client::{Consumer, ConsumerConfig, ConsumerRecord, Fetched, StartPosition};
+use tidelog_client::{
+    Consumer, ConsumerConfig, ConsumerRecord, Fetched, OffsetReset, StartPosition,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  tidelog consume numbers\n  \
@@ -121,7 +123,7 @@ impl Consume {
     }
 
     async fn read(&self) -> Result<()> {
-        let config = ConsumerConfig::default();
+        let config = ConsumerConfig::default().with_offset_reset(OffsetReset::Fail);
         let mut consumer = Consumer::new(self.target.client(), config).await?;
         let partitions = if self.partition.is_empty() {
             consumer.partitions(&self.topic).await?

@@ -9,6 +9,7 @@
 
 use crate::compression::Compression;
 use crate::record::{ConsumerRecord, Header, Record};
+use crate::topic_partition::TopicPartition;
 use bytes::{Buf, Bytes};
 use crc_fast::{CrcAlgorithm, checksum};
 
@@ -22,6 +23,7 @@ const ATTRIBUTES_AT: usize = 21;
 const MAGIC: i8 = 2;
 const CODEC_MASK: i16 = 0b111;
 const LOG_APPEND_TIME: i16 = 1 << 3;
+const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
 /// The five varints of a record, its attributes, and two bytes a header, at their longest.
 const RECORD_OVERHEAD_BYTES: usize = 1 + 5 + 10 + 5 + 5 + 5 + 5;
@@ -32,14 +34,25 @@ pub(crate) struct ProducerMark {
     pub id: i64,
     pub epoch: i16,
     pub sequence: i32,
+    /// Part of a transaction.
+    pub transactional: bool,
 }
 
 impl ProducerMark {
+    fn attributes(self, codec: i16) -> i16 {
+        if self.transactional {
+            codec | TRANSACTIONAL
+        } else {
+            codec
+        }
+    }
+
     /// Of a producer that does not ask for duplicates to be recognised.
     pub(crate) const NONE: ProducerMark = ProducerMark {
         id: -1,
         epoch: -1,
         sequence: -1,
+        transactional: false,
     };
 }
 
@@ -134,7 +147,7 @@ impl ClosedBatch {
         header.extend_from_slice(&(-1i32).to_be_bytes());
         header.extend_from_slice(&MAGIC.to_be_bytes());
         header.extend_from_slice(&0u32.to_be_bytes());
-        header.extend_from_slice(&self.codec.id().to_be_bytes());
+        header.extend_from_slice(&mark.attributes(self.codec.id()).to_be_bytes());
         header.extend_from_slice(&last_offset_delta.to_be_bytes());
         header.extend_from_slice(&self.base_timestamp_ms.to_be_bytes());
         header.extend_from_slice(&self.max_timestamp_ms.to_be_bytes());
@@ -153,6 +166,8 @@ impl ClosedBatch {
 pub(crate) fn remark(batch: &Bytes, mark: ProducerMark) -> Bytes {
     const MARK_AT: usize = 43;
     let mut bytes = batch.to_vec();
+    let codec = (&bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2]).get_i16() & CODEC_MASK;
+    bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&mark.attributes(codec).to_be_bytes());
     bytes[MARK_AT..MARK_AT + 8].copy_from_slice(&mark.id.to_be_bytes());
     bytes[MARK_AT + 8..MARK_AT + 10].copy_from_slice(&mark.epoch.to_be_bytes());
     bytes[MARK_AT + 10..MARK_AT + 14].copy_from_slice(&mark.sequence.to_be_bytes());
@@ -223,6 +238,29 @@ fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     }
 }
 
+/// Marks the batches of aborted transactions, given as producer id and first offset, so that their
+/// records are not read. Control batches end them.
+pub(crate) fn skip_aborted(batches: &mut [FetchedBatch], mut aborted: Vec<(i64, i64)>) {
+    aborted.sort_by_key(|&(_, first_offset)| std::cmp::Reverse(first_offset));
+    let mut open = std::collections::HashSet::new();
+    for batch in batches {
+        while let Some(&(producer_id, first_offset)) = aborted.last()
+            && first_offset <= batch.last_offset
+        {
+            open.insert(producer_id);
+            aborted.pop();
+        }
+        if batch.attributes & CONTROL != 0 {
+            if batch.is_abort_marker() {
+                open.remove(&batch.producer_id);
+            }
+        } else {
+            let transactional = batch.attributes & TRANSACTIONAL != 0;
+            batch.skip = transactional && open.contains(&batch.producer_id);
+        }
+    }
+}
+
 /// A batch as fetched, its checksum verified and its records not yet decompressed.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchedBatch {
@@ -231,8 +269,11 @@ pub(crate) struct FetchedBatch {
     attributes: i16,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
+    producer_id: i64,
     count: i32,
     records: Bytes,
+    /// Of an aborted transaction.
+    skip: bool,
 }
 
 /// Cuts fetched bytes into batches. A batch that is cut off at the end is left out: a broker sends
@@ -268,8 +309,9 @@ pub(crate) fn split_batches(mut bytes: Bytes) -> Result<Vec<FetchedBatch>, Damag
         let last_offset_delta = header.get_i32();
         let base_timestamp_ms = header.get_i64();
         let max_timestamp_ms = header.get_i64();
-        // Producer id, epoch and sequence mean nothing to a reader of committed records.
-        header.advance(8 + 2 + 4);
+        let producer_id = header.get_i64();
+        // Epoch and sequence mean nothing to a reader.
+        header.advance(2 + 4);
         let count = header.get_i32();
         if last_offset_delta < 0 || count < 0 {
             return Err(damaged("its counts are negative".to_owned()));
@@ -280,8 +322,10 @@ pub(crate) fn split_batches(mut bytes: Bytes) -> Result<Vec<FetchedBatch>, Damag
             attributes,
             base_timestamp_ms,
             max_timestamp_ms,
+            producer_id,
             count,
             records: batch.slice(HEADER_BYTES..),
+            skip: false,
         });
     }
     Ok(batches)
@@ -304,17 +348,27 @@ impl FetchedBatch {
         self.records.len()
     }
 
-    /// Appends the records from offset `from` on. A control batch has none for a reader.
+    /// The control record of an aborted transaction: its key is a version and a type, 0 for an abort.
+    fn is_abort_marker(&self) -> bool {
+        let place = TopicPartition::new("", 0);
+        let record = self.read_record(&mut self.records.clone(), &place);
+        let key = record.and_then(|record| record.key);
+        key.is_some_and(|key| key.get(2..4) == Some(&[0, 0]))
+    }
+
+    /// Appends the records from offset `from` on. A control batch has none for a reader, nor has
+    /// one of an aborted transaction.
     ///
     /// # Errors
     /// When the records are malformed, or more than `max` bytes after decompression.
     pub(crate) fn read(
         &self,
+        place: &TopicPartition,
         from: i64,
         max: usize,
         out: &mut Vec<ConsumerRecord>,
     ) -> Result<(), DamagedBatch> {
-        if self.attributes & CONTROL != 0 {
+        if self.attributes & CONTROL != 0 || self.skip {
             return Ok(());
         }
         let damaged = |reason: String| DamagedBatch {
@@ -331,7 +385,7 @@ impl FetchedBatch {
                 .into(),
         };
         for _ in 0..self.count {
-            let record = self.read_record(&mut bytes);
+            let record = self.read_record(&mut bytes, place);
             let record = record.ok_or_else(|| damaged("a record in it is cut".to_owned()))?;
             if record.offset >= from {
                 out.push(record);
@@ -340,7 +394,7 @@ impl FetchedBatch {
         Ok(())
     }
 
-    fn read_record(&self, bytes: &mut Bytes) -> Option<ConsumerRecord> {
+    fn read_record(&self, bytes: &mut Bytes, place: &TopicPartition) -> Option<ConsumerRecord> {
         let length = usize::try_from(get_varint(bytes)?).ok()?;
         if length > bytes.len() {
             return None;
@@ -367,6 +421,8 @@ impl FetchedBatch {
         }
         let log_append_time = self.attributes & LOG_APPEND_TIME != 0;
         Some(ConsumerRecord {
+            topic: place.topic.clone(),
+            partition: place.partition,
             offset: self.base_offset.checked_add(offset_delta)?,
             timestamp_ms: if log_append_time {
                 self.max_timestamp_ms

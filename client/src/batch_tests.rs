@@ -44,7 +44,12 @@ const MARK: ProducerMark = ProducerMark {
     id: 77,
     epoch: 3,
     sequence: 9,
+    transactional: false,
 };
+
+fn place() -> TopicPartition {
+    TopicPartition::new("t", 0)
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -62,7 +67,7 @@ proptest! {
             prop_assert_eq!(batches[0].last_offset, base_offset + records.len() as i64 - 1);
             let mut read = Vec::new();
             let from = base_offset + skip as i64;
-            batches[0].read(from, 1 << 20, &mut read).unwrap();
+            batches[0].read(&place(), from, 1 << 20, &mut read).unwrap();
             prop_assert_eq!(read.len(), records.len().saturating_sub(skip));
             for (read, (i, (record, timestamp_ms))) in
                 read.iter().zip(records.iter().enumerate().skip(skip))
@@ -125,7 +130,7 @@ proptest! {
         };
         let batches = split_batches(closed.seal(MARK)).unwrap();
         let mut read = Vec::new();
-        if batches[0].read(0, 1 << 16, &mut read).is_ok() {
+        if batches[0].read(&place(), 0, 1 << 16, &mut read).is_ok() {
             prop_assert_eq!(read.len() as i32, count);
         }
     }
@@ -138,6 +143,7 @@ fn another_mark_changes_only_the_mark() {
     let other = ProducerMark {
         id: 78,
         epoch: 0,
+        transactional: false,
         sequence: 0,
     };
     let expected = build(&records).close(Compression::Lz4).unwrap().seal(other);
@@ -154,7 +160,79 @@ fn more_than_the_bound_after_decompression_is_refused() {
         .seal(MARK);
     let batches = split_batches(sealed).unwrap();
     assert!(batches[0].is_compressed() && batches[0].len() < 1000);
-    let error = batches[0].read(0, 50_000, &mut Vec::new()).unwrap_err();
+    let error = batches[0]
+        .read(&place(), 0, 50_000, &mut Vec::new())
+        .unwrap_err();
     assert!(error.reason.contains("50000"), "{error:?}");
-    batches[0].read(0, 200_000, &mut Vec::new()).unwrap();
+    batches[0]
+        .read(&place(), 0, 200_000, &mut Vec::new())
+        .unwrap();
+}
+
+/// One batch of each producer at these offsets; a negative id is a marker that ends its transaction.
+fn transactions(batches: &[(i64, bool, Option<i16>)]) -> Vec<FetchedBatch> {
+    let mut bytes = Vec::new();
+    for (offset, &(producer_id, transactional, marker)) in batches.iter().enumerate() {
+        let mut record = Record::new("t", "v");
+        if let Some(kind) = marker {
+            let key = [0i16.to_be_bytes(), kind.to_be_bytes()].concat();
+            record.key = Some(key.into());
+        }
+        let mark = ProducerMark {
+            id: producer_id,
+            transactional,
+            ..MARK
+        };
+        let closed = BatchBuilder::new(&record, 0).close(Compression::None);
+        let mut batch = closed.unwrap().seal(mark).to_vec();
+        if marker.is_some() {
+            batch[ATTRIBUTES_AT + 1] |= CONTROL as u8;
+            let crc = crc(&batch);
+            batch[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
+        }
+        bytes.extend_from_slice(&at_offset(&batch.into(), offset as i64));
+    }
+    split_batches(bytes.into()).unwrap()
+}
+
+#[test]
+fn records_of_aborted_transactions_are_left_out_up_to_their_marker() {
+    const ABORT: Option<i16> = Some(0);
+    const COMMIT: Option<i16> = Some(1);
+    let mut batches = transactions(&[
+        (1, true, None),   // 0: aborted
+        (2, true, None),   // 1: committed
+        (1, false, None),  // 2: outside any transaction
+        (2, true, COMMIT), // 3
+        (1, true, None),   // 4: aborted
+        (1, true, ABORT),  // 5
+        (1, true, None),   // 6: of the next, committed
+        (2, true, None),   // 7: aborted
+        (1, true, COMMIT), // 8
+        (2, true, ABORT),  // 9
+    ]);
+    skip_aborted(&mut batches, vec![(2, 7), (1, 0)]);
+    let mut read = Vec::new();
+    for batch in &batches {
+        batch.read(&place(), 0, 1 << 20, &mut read).unwrap();
+    }
+    let offsets: Vec<_> = read.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, [1, 2, 6]);
+}
+
+#[test]
+fn a_batch_of_a_transaction_says_so_whatever_mark_it_gets_later() {
+    let transactional = ProducerMark {
+        transactional: true,
+        ..MARK
+    };
+    let build = || BatchBuilder::new(&Record::new("t", "vvvvvvvvvvvvvvvvvvvvvv"), 0);
+    let sealed = build()
+        .close(Compression::Zstd)
+        .unwrap()
+        .seal(transactional);
+    let other = build().close(Compression::Zstd).unwrap().seal(MARK);
+    assert_ne!(sealed, other);
+    assert_eq!(remark(&sealed, MARK), other);
+    assert_eq!(remark(&other, transactional), sealed);
 }

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 pub(crate) enum Lane {
     Main,
     Fetch,
+    /// Joining a group waits for its other members.
+    Group,
     /// Metadata: a broker that hangs is found out by asking another, not by waiting in its queue.
     Metadata,
 }
@@ -121,6 +123,14 @@ impl Cluster {
             };
             retry.pause(error).await?;
         }
+    }
+
+    /// Those of the topics that exist, as a broker knows them now.
+    pub(crate) async fn existing_topics(&self, names: &[String]) -> Result<Vec<Arc<TopicInfo>>> {
+        self.ask(Ask::Some(names), false).await?;
+        let metadata = self.metadata();
+        let found = names.iter().filter_map(|name| metadata.topics.get(name));
+        Ok(found.cloned().collect())
     }
 
     /// None when the topic or the whole view should be fetched anew.

@@ -1,6 +1,7 @@
 //! What producer, consumer and admin share: where the cluster is, and how long to wait for it.
 
 use crate::error::{Error, Result};
+use crate::retry::RetryPolicy;
 use std::time::Duration;
 
 /// How to reach a cluster.
@@ -22,9 +23,9 @@ pub struct ClientConfig {
     /// How long a topic that no broker knows is looked for: news of a new topic takes a moment to
     /// reach every broker.
     pub unknown_topic_timeout: Duration,
-    /// Pause before the first retry; each further one doubles it, up to [`Self::backoff_max`].
-    pub backoff: Duration,
-    pub backoff_max: Duration,
+    /// When a call tries again after what may pass. Its limits hold for one call beside the call
+    /// timeout; what goes on by itself, such as fetching, uses its pauses without limits.
+    pub retry: RetryPolicy,
     /// Age after which the cached view of the cluster is fetched anew.
     pub metadata_age_max: Duration,
     /// The largest answer taken from a broker.
@@ -46,8 +47,7 @@ impl ClientConfig {
             metadata_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(60),
             unknown_topic_timeout: Duration::from_secs(3),
-            backoff: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(1),
+            retry: RetryPolicy::exponential(Duration::from_millis(50), Duration::from_secs(1)),
             metadata_age_max: Duration::from_secs(300),
             response_bytes_max: 128 << 20,
         }

@@ -1,54 +1,7 @@
 //! What can go wrong, and which of it passes by itself.
 
-use kafka_protocol::error::ResponseError;
-use std::fmt;
+pub use crate::error_code::ErrorCode;
 use std::sync::Arc;
-
-/// An error code of the Kafka protocol, as a broker sent it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ErrorCode(pub i16);
-
-impl ErrorCode {
-    pub const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
-    pub const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
-    pub const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
-    pub const OUT_OF_ORDER_SEQUENCE_NUMBER: ErrorCode = ErrorCode(45);
-    pub const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
-    pub const INVALID_PRODUCER_EPOCH: ErrorCode = ErrorCode(47);
-    pub const UNKNOWN_PRODUCER_ID: ErrorCode = ErrorCode(59);
-    pub const UNKNOWN_TOPIC_ID: ErrorCode = ErrorCode(100);
-
-    /// None for code 0, which means success.
-    pub(crate) fn of(code: i16) -> Option<ErrorCode> {
-        (code != 0).then_some(ErrorCode(code))
-    }
-
-    /// Whether Kafka calls the error retriable: the same request may succeed later.
-    pub fn is_retriable(self) -> bool {
-        ResponseError::try_from_code(self.0).is_some_and(|error| error.is_retriable())
-    }
-
-    /// The topic is unknown to the broker asked, which may only have heard of it late.
-    pub fn is_unknown_topic(self) -> bool {
-        self == Self::UNKNOWN_TOPIC_OR_PARTITION || self == Self::UNKNOWN_TOPIC_ID
-    }
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match ResponseError::try_from_code(self.0) {
-            Some(ResponseError::Unknown(code)) => write!(f, "error code {code}"),
-            Some(error) => write!(f, "{error}"),
-            None => f.write_str("None"),
-        }
-    }
-}
-
-impl fmt::Debug for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self} ({})", self.0)
-    }
-}
 
 /// Every failure of this crate. Clones are cheap: one failed batch fails many records.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -121,9 +74,20 @@ pub enum Error {
         setting: &'static str,
         reason: String,
     },
-    /// The producer was closed before the record was sent.
-    #[error("the producer is closed")]
+    /// The producer or consumer was closed before this was done.
+    #[error("closed")]
     Closed,
+    /// Another producer with this transactional id, or another member with this instance id, has
+    /// taken over; this one can do nothing more.
+    #[error("{what} was taken over by another: {code}")]
+    Fenced { what: String, code: ErrorCode },
+    /// The transaction has failed. Only aborting it is left, which dropping it does too.
+    #[error("the transaction must be aborted: {reason}")]
+    TransactionFailed { reason: String },
+    /// The group has given the partition to another member meanwhile: its records come again
+    /// there, and nothing was committed.
+    #[error("the group {group:?} has rebalanced: {code}")]
+    Rebalanced { group: String, code: ErrorCode },
 }
 
 fn describe(code: &ErrorCode, message: &Option<String>) -> String {
@@ -139,7 +103,9 @@ impl Error {
     /// The broker's code, if a broker refused.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
-            Error::Broker { code, .. } => Some(*code),
+            Error::Broker { code, .. }
+            | Error::Fenced { code, .. }
+            | Error::Rebalanced { code, .. } => Some(*code),
             _ => None,
         }
     }
@@ -149,6 +115,15 @@ impl Error {
         match self {
             Error::NoBroker { .. } | Error::Connection { .. } | Error::NoLeader { .. } => true,
             Error::Broker { code, .. } => code.is_retriable(),
+            _ => false,
+        }
+    }
+
+    /// The topic is not there, or the broker asked has not heard of it yet.
+    pub(crate) fn is_unknown_topic(&self) -> bool {
+        match self {
+            Error::UnknownTopic { .. } => true,
+            Error::Broker { code, .. } => code.is_unknown_topic(),
             _ => false,
         }
     }

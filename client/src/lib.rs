@@ -2,7 +2,8 @@
 //!
 //! The rooms: [`ClientConfig`] says where the cluster is; `connection` is one TCP connection,
 //! `versions` what it may speak, `cluster` all of them with the cached view of topics and leaders,
-//! `retry` when to try again.
+//! [`RetryPolicy`] says when to try again. [`Producer`], [`Consumer`] and [`Admin`] stand on these;
+//! `group` is how consumers share topics, `batch` and `compression` how records lie on the wire.
 
 mod admin;
 mod batch;
@@ -12,12 +13,15 @@ mod config;
 mod connection;
 mod consumer;
 mod error;
+mod error_code;
+mod group;
 mod metadata;
 mod offsets;
 mod partitioner;
 mod producer;
 mod record;
 mod retry;
+mod topic_partition;
 mod versions;
 
 pub use admin::{
@@ -25,10 +29,16 @@ pub use admin::{
 };
 pub use compression::Compression;
 pub use config::ClientConfig;
-pub use consumer::{Consumer, ConsumerConfig, Fetched, OutOfRange};
+pub use consumer::{
+    Committer, Consumer, ConsumerConfig, Fetched, GroupConfig, GroupProtocol, Isolation,
+    OffsetReset, RebalanceHook,
+};
 pub use error::{Error, ErrorCode, Result};
+pub use group::{Assignor, CommittedOffset};
 pub use metadata::{BrokerInfo, PartitionInfo, TopicInfo};
 pub use offsets::StartPosition;
 pub use partitioner::partition_of_key;
 pub use producer::{Acks, Delivery, Producer, ProducerConfig, Progress, RecordPosition};
 pub use record::{ConsumerRecord, Header, Record};
+pub use retry::{Pauses, RetryPolicy};
+pub use topic_partition::TopicPartition;

@@ -1,6 +1,7 @@
 //! Where partitions begin and end, and where in them a time is.
 
 use crate::cluster::{Cluster, Lane};
+use crate::consumer::Isolation;
 use crate::error::{Error, Result};
 use crate::retry::Retry;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -33,7 +34,11 @@ pub(crate) type Places<T> = BTreeMap<(String, i32), T>;
 ///
 /// # Errors
 /// When any of them has none before the call's deadline.
-pub(crate) async fn find(cluster: &Cluster, places: Places<StartPosition>) -> Result<Places<i64>> {
+pub(crate) async fn find(
+    cluster: &Cluster,
+    places: Places<StartPosition>,
+    isolation: Isolation,
+) -> Result<Places<i64>> {
     let mut found = Places::new();
     let mut open = places;
     let mut retry = cluster.retry("find offsets");
@@ -45,7 +50,7 @@ pub(crate) async fn find(cluster: &Cluster, places: Places<StartPosition>) -> Re
             }
             _ => true,
         });
-        let error = match find_some(cluster, &mut open, &mut found, &retry).await {
+        let error = match find_some(cluster, &mut open, &mut found, isolation, &retry).await {
             Ok(()) if open.is_empty() => return Ok(found),
             Ok(()) => continue,
             Err(error) => error,
@@ -69,6 +74,7 @@ async fn find_some(
     cluster: &Cluster,
     open: &mut Places<StartPosition>,
     found: &mut Places<i64>,
+    isolation: Isolation,
     retry: &Retry,
 ) -> Result<()> {
     let mut by_leader: HashMap<i32, Vec<(String, i32)>> = HashMap::new();
@@ -78,7 +84,7 @@ async fn find_some(
         by_leader.entry(leader).or_default().push(place.clone());
     }
     for (leader, places) in by_leader {
-        let answers = ask(cluster, leader, &places, open, retry.deadline()).await?;
+        let answers = ask(cluster, leader, &places, open, isolation, retry.deadline()).await?;
         for (place, offset) in answers {
             match offset? {
                 -1 => open.insert(place, StartPosition::Latest),
@@ -99,6 +105,7 @@ async fn ask(
     leader: i32,
     places: &[(String, i32)],
     positions: &Places<StartPosition>,
+    isolation: Isolation,
     deadline: Instant,
 ) -> Result<Answers> {
     let connection = cluster.broker(leader, Lane::Main).await?;
@@ -126,6 +133,7 @@ async fn ask(
     });
     let request = ListOffsetsRequest::default()
         .with_replica_id(BrokerId(-1))
+        .with_isolation_level(isolation.level())
         .with_topics(topics.collect());
     let response = cluster.send(&connection, &request, deadline).await?;
     let mut answers = Vec::new();

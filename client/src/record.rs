@@ -53,9 +53,14 @@ impl Record {
     }
 }
 
-/// A record as consumed. Its topic and partition stand in the [`Fetched`](crate::Fetched) it is in.
+/// A record as consumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerRecord {
+    /// Where it was read; clones share the name.
+    pub topic: Arc<str>,
+    /// The partition it was read from.
+    pub partition: i32,
+    /// Its place in the partition.
     pub offset: i64,
     /// Milliseconds since 1970; when it was made or appended, as the topic is configured.
     pub timestamp_ms: i64,

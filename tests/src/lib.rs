@@ -11,12 +11,14 @@
 //! - [`produce`]: one produce request to one broker, answered as it is.
 //! - [`segments`]: the segment files of a partition, batch by batch.
 //! - [`small_disk`]: a file system that can be filled to the last byte.
+//! - [`client_suite`]: what the Rust client promises, against any cluster.
 //! - [`wire`]: Kafka frames by hand, for requests no client would send.
 //! - [`wait`]: waits for a condition, never for a time.
 
 pub mod batch;
 pub mod broker;
 pub mod bulk;
+pub mod client_suite;
 pub mod cluster;
 pub mod dev;
 pub mod load;

@@ -6,6 +6,7 @@ pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
 
 use crate::cluster::Cluster;
 use crate::config::ClientConfig;
+use crate::consumer::Isolation;
 use crate::error::{Error, Result};
 use crate::metadata::{BrokerInfo, TopicInfo};
 use crate::offsets::{self, StartPosition};
@@ -259,7 +260,7 @@ impl Admin {
         places: impl IntoIterator<Item = (String, i32, StartPosition)>,
     ) -> Result<Vec<(String, i32, i64)>> {
         let places = places.into_iter().map(|(topic, p, at)| ((topic, p), at));
-        let found = offsets::find(&self.cluster, places.collect()).await?;
+        let found = offsets::find(&self.cluster, places.collect(), Isolation::default()).await?;
         Ok(found.into_iter().map(|((t, p), o)| (t, p, o)).collect())
     }
 

@@ -1,7 +1,7 @@
 //! One Fetch request to one leader, and what it answers for each partition.
 
-use super::ConsumerConfig;
-use crate::batch::{FetchedBatch, split_batches};
+use super::{ConsumerConfig, Isolation};
+use crate::batch::{FetchedBatch, skip_aborted, split_batches};
 use crate::cluster::{Cluster, Lane};
 use crate::error::{Error, Result};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -20,8 +20,8 @@ const FIRST_VERSION_WITH_EPOCH: i16 = 9;
 /// What to fetch of one partition.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// Place in the consumer's assignment.
-    pub at: usize,
+    /// Of the partition in the fetcher.
+    pub id: u64,
     pub topic: Arc<str>,
     pub topic_id: Uuid,
     pub partition: i32,
@@ -34,37 +34,47 @@ pub(super) struct Target {
 pub(super) struct Answer {
     pub batches: VecDeque<FetchedBatch>,
     pub high_watermark: i64,
+    /// The end for who reads committed records only.
+    pub last_stable_offset: i64,
 }
 
 #[derive(Debug)]
 pub(super) struct FetchDone {
     pub broker: i32,
-    /// Place in the assignment, the offset asked for, and the answer.
-    pub answers: Vec<(usize, i64, Result<Answer>)>,
+    /// What was asked to be the most bytes of the answer.
+    pub reserved_bytes: usize,
+    /// The partition's id, the offset asked for, and the answer.
+    pub answers: Vec<(u64, i64, Result<Answer>)>,
 }
 
 pub(super) async fn fetch(
     cluster: Cluster,
     config: ConsumerConfig,
     broker: i32,
+    bytes_max: usize,
     targets: Vec<Target>,
 ) -> FetchDone {
-    let answers = match try_fetch(&cluster, &config, broker, &targets).await {
+    let answers = match try_fetch(&cluster, &config, broker, bytes_max, &targets).await {
         Ok(response) => read_answers(&targets, response, &config),
         Err(error) => {
             let failed = targets.iter();
             failed
-                .map(|t| (t.at, t.offset, Err(error.clone())))
+                .map(|t| (t.id, t.offset, Err(error.clone())))
                 .collect()
         }
     };
-    FetchDone { broker, answers }
+    FetchDone {
+        broker,
+        reserved_bytes: bytes_max,
+        answers,
+    }
 }
 
 async fn try_fetch(
     cluster: &Cluster,
     config: &ConsumerConfig,
     broker: i32,
+    bytes_max: usize,
     targets: &[Target],
 ) -> Result<FetchResponse> {
     let connection = cluster.broker(broker, Lane::Fetch).await?;
@@ -100,7 +110,8 @@ async fn try_fetch(
     let request = FetchRequest::default()
         .with_max_wait_ms(to_i32(config.wait_max.as_millis() as usize))
         .with_min_bytes(to_i32(config.bytes_min))
-        .with_max_bytes(to_i32(config.bytes_max))
+        .with_max_bytes(to_i32(bytes_max))
+        .with_isolation_level(config.isolation.level())
         .with_session_epoch(-1)
         .with_topics(topics);
     let limit = config.wait_max + cluster.config().request_timeout;
@@ -117,7 +128,7 @@ fn read_answers(
     targets: &[Target],
     response: FetchResponse,
     config: &ConsumerConfig,
-) -> Vec<(usize, i64, Result<Answer>)> {
+) -> Vec<(u64, i64, Result<Answer>)> {
     let mut by_id = HashMap::new();
     let mut by_name = HashMap::new();
     for topic in response.responses {
@@ -137,7 +148,7 @@ fn read_answers(
         // A broker leaves out what has nothing new only in fetch sessions, which this does not use.
         if let Some(data) = data {
             let answer = read_answer(target, data, config);
-            answers.push((target.at, target.offset, answer));
+            answers.push((target.id, target.offset, answer));
         }
     }
     answers
@@ -151,7 +162,7 @@ fn read_answer(target: &Target, data: PartitionData, config: &ConsumerConfig) ->
     Error::check(what(), data.error_code, None)?;
     let records = data.records.unwrap_or_default();
     let bytes = records.len();
-    let batches = split_batches(records).map_err(|damaged| Error::DamagedBatch {
+    let mut batches = split_batches(records).map_err(|damaged| Error::DamagedBatch {
         topic: target.topic.to_string(),
         partition: target.partition,
         offset: damaged.offset,
@@ -164,6 +175,11 @@ fn read_answer(target: &Target, data: PartitionData, config: &ConsumerConfig) ->
             setting: "partition_bytes_max",
         });
     }
+    if config.isolation == Isolation::ReadCommitted {
+        let aborted = data.aborted_transactions.unwrap_or_default().into_iter();
+        let aborted = aborted.map(|a| (a.producer_id.0, a.first_offset));
+        skip_aborted(&mut batches, aborted.collect());
+    }
     // The first batch may begin before the offset, and in a compacted partition after it.
     let wanted = batches
         .into_iter()
@@ -171,5 +187,6 @@ fn read_answer(target: &Target, data: PartitionData, config: &ConsumerConfig) ->
     Ok(Answer {
         batches: wanted.collect(),
         high_watermark: data.high_watermark,
+        last_stable_offset: data.last_stable_offset,
     })
 }

@@ -495,6 +495,7 @@ async fn init_producer(cluster: &Cluster) -> Result<ProducerMark> {
         id: response.producer_id.0,
         epoch: response.producer_epoch,
         sequence: 0,
+        transactional: false,
     })
 }
 

@@ -208,6 +208,7 @@ mod tests {
             id: 5,
             epoch: 0,
             sequence: i32::MAX,
+            transactional: false,
         });
         slot.queue.extend((0..4).map(batch));
         slot
@@ -281,6 +282,7 @@ mod tests {
             id: 6,
             epoch: 0,
             sequence: 0,
+            transactional: false,
         });
         let (c, bytes) = slot.take(1, true).unwrap();
         assert_eq!((c.id, c.mark.unwrap().id, sequence(&c)), (2, 6, 0));

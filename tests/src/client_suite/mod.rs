@@ -1,0 +1,96 @@
+//! What the Rust client promises, checked against any cluster that speaks the Kafka protocol: the
+//! same checks run against Tidelog and against Apache Kafka.
+//!
+//! - [`groups`]: consumer groups in both protocols.
+//! - [`ground`]: topics and records to check with.
+
+pub mod ground;
+pub mod groups;
+
+use anyhow::{Context, Result};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// No check takes as long on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+type Running = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// One promise.
+pub struct Check {
+    pub name: &'static str,
+    /// What of the broker it needs: `groups`, `nextgen`, `transactions`.
+    pub needs: &'static str,
+    run: fn(String) -> Running,
+}
+
+impl Check {
+    /// Checks it against the cluster at `bootstrap`.
+    ///
+    /// # Errors
+    /// When it does not hold, or takes too long.
+    pub async fn run(&self, bootstrap: &str) -> Result<()> {
+        let run = (self.run)(bootstrap.to_owned());
+        let ended = tokio::time::timeout(LIMIT, run).await;
+        ended.with_context(|| format!("took more than {LIMIT:?}"))?
+    }
+}
+
+macro_rules! checks {
+    ($($needs:literal: $module:ident { $($name:ident),* $(,)? })*) => {
+        /// All checks, in order.
+        #[must_use]
+        pub fn all() -> Vec<Check> {
+            vec![$($(Check {
+                name: stringify!($name),
+                needs: $needs,
+                run: |bootstrap| Box::pin(async move { $module::$name(&bootstrap).await }),
+            },)*)*]
+        }
+    };
+}
+
+checks! {
+    "groups": groups {
+        a_group_reads_each_record_once,
+        a_member_that_comes_takes_over_partitions,
+        every_assignor_is_understood,
+        offsets_are_committed_up_to_what_was_dealt_with,
+        a_static_member_comes_back_without_a_rebalance,
+        a_member_that_asks_no_more_loses_its_partitions,
+        hooks_hear_of_partitions,
+        a_paused_partition_waits,
+        seeking_by_offset_and_time,
+        a_new_topic_is_found,
+    }
+    "nextgen": groups {
+        the_broker_assigns,
+        the_broker_moves_partitions_to_who_comes,
+    }
+}
+
+/// Runs the checks of these needs, four at a time, and prints a line for each.
+///
+/// Returns how many failed.
+pub async fn run(bootstrap: &str, needs: &[&str], only: &[String]) -> usize {
+    use futures_util::{StreamExt, stream};
+    let wanted = all().into_iter().filter(|check| {
+        let named = only.is_empty() || only.iter().any(|name| check.name.contains(name.as_str()));
+        named && needs.contains(&check.needs)
+    });
+    let running = stream::iter(wanted).map(|check| async move {
+        let began = std::time::Instant::now();
+        let done = check.run(bootstrap).await;
+        let seconds = began.elapsed().as_secs_f64();
+        match &done {
+            Ok(()) => println!("pass {} ({seconds:.1} s)", check.name),
+            Err(error) => println!("FAIL {} ({seconds:.1} s): {error:#}", check.name),
+        }
+        usize::from(done.is_err())
+    });
+    running
+        .buffer_unordered(4)
+        .fold(0, |all, one| async move { all + one })
+        .await
+}
