@@ -241,9 +241,9 @@ impl<'a> Printer<'a> {
                 break;
             }
             if self.args.target.json() {
-                writeln!(self.out, "{}", as_json(fetched, record))?;
+                writeln!(self.out, "{}", as_json(record))?;
             } else {
-                self.args.format.write(&mut self.out, fetched, record)?;
+                self.args.format.write(&mut self.out, record)?;
             }
             if let Some(left) = &mut self.left {
                 *left -= 1;
@@ -254,20 +254,15 @@ impl<'a> Printer<'a> {
 }
 
 impl Format {
-    fn write(
-        &self,
-        out: &mut impl Write,
-        fetched: &Fetched,
-        record: &ConsumerRecord,
-    ) -> std::io::Result<()> {
+    fn write(&self, out: &mut impl Write, record: &ConsumerRecord) -> std::io::Result<()> {
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.write_all(text)?,
                 Piece::Key => out.write_all(record.key.as_deref().unwrap_or_default())?,
                 Piece::Value => out.write_all(record.value.as_deref().unwrap_or_default())?,
                 Piece::Offset => write!(out, "{}", record.offset)?,
-                Piece::Partition => write!(out, "{}", fetched.partition)?,
-                Piece::Topic => out.write_all(fetched.topic.as_bytes())?,
+                Piece::Partition => write!(out, "{}", record.partition)?,
+                Piece::Topic => out.write_all(record.topic.as_bytes())?,
                 Piece::Time => write!(out, "{}", record.timestamp_ms)?,
                 Piece::Headers => write_headers(out, record)?,
             }
@@ -289,10 +284,10 @@ fn write_headers(out: &mut impl Write, record: &ConsumerRecord) -> std::io::Resu
 }
 
 /// Bytes that are no UTF-8 stand under their name with `_base64` behind it.
-fn as_json(fetched: &Fetched, record: &ConsumerRecord) -> Value {
+fn as_json(record: &ConsumerRecord) -> Value {
     let mut object = Map::new();
-    object.insert("topic".into(), json!(&*fetched.topic));
-    object.insert("partition".into(), json!(fetched.partition));
+    object.insert("topic".into(), json!(&*record.topic));
+    object.insert("partition".into(), json!(record.partition));
     object.insert("offset".into(), json!(record.offset));
     object.insert("timestamp_ms".into(), json!(record.timestamp_ms));
     insert_bytes(&mut object, "key", record.key.as_ref());
@@ -319,15 +314,10 @@ fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&Byte
 mod tests {
     use super::*;
 
-    fn record() -> (Fetched, ConsumerRecord) {
-        let fetched = Fetched {
+    fn record() -> ConsumerRecord {
+        ConsumerRecord {
             topic: "t".into(),
             partition: 3,
-            records: Vec::new(),
-            next_offset: 8,
-            high_watermark: 8,
-        };
-        let record = ConsumerRecord {
             offset: 7,
             timestamp_ms: 1234,
             key: Some("k".into()),
@@ -342,16 +332,15 @@ mod tests {
                     value: None,
                 },
             ],
-        };
-        (fetched, record)
+        }
     }
 
     #[test]
     fn a_format_prints_each_part() {
-        let (fetched, record) = record();
+        let record = record();
         let mut out = Vec::new();
         let format = format(r"%t %p %o %T %k %v %h 100%%\n").unwrap();
-        format.write(&mut out, &fetched, &record).unwrap();
+        format.write(&mut out, &record).unwrap();
         assert_eq!(out, b"t 3 7 1234 k \xff a=1,b= 100%\n");
         for wrong in ["%q", "%", r"\q"] {
             super::format(wrong).unwrap_err();
@@ -360,13 +349,13 @@ mod tests {
 
     #[test]
     fn json_keeps_bytes_that_are_no_text() {
-        let (fetched, record) = record();
+        let record = record();
         let expected = json!({
             "topic": "t", "partition": 3, "offset": 7, "timestamp_ms": 1234, "key": "k",
             "value_base64": "/w==",
             "headers": [{"key": "a", "value": "1"}, {"key": "b", "value": null}],
         });
-        assert_eq!(as_json(&fetched, &record), expected);
+        assert_eq!(as_json(&record), expected);
     }
 
     #[test]
