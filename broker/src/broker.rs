@@ -1,6 +1,9 @@
 //! One broker: what every request handler can reach, and how it starts and stops.
 
 use crate::config::{BrokerConfig, host_port};
+use crate::coordinator::Coordinator;
+use crate::coordinator::group::{GroupConfig, GroupShard};
+use crate::coordinator::topic::CONSUMER_OFFSETS;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::http;
 use crate::kafka::fetch_session::FetchSessions;
@@ -55,6 +58,8 @@ pub struct Broker {
     pub limits: Arc<Limits>,
     pub fetch_sessions: FetchSessions,
     pub producer_ids: ProducerIds,
+    /// Consumer groups and committed offsets.
+    pub groups: Arc<Coordinator<GroupShard>>,
     /// Metadata index up to which this broker's replicas are open; 0 before the first time.
     pub opened_index: AtomicU64,
     registered: AtomicBool,
@@ -114,6 +119,10 @@ impl RunningBroker {
             config.int("queued.max.request.bytes") as usize,
         );
         let slots = config.int("max.incremental.fetch.session.cache.slots") as usize;
+        let group_config = GroupConfig::of(&config);
+        let groups = Coordinator::new(CONSUMER_OFFSETS, move |_| {
+            GroupShard::new(group_config.clone())
+        });
         let broker = Arc::new(Broker {
             id: config.broker_id(),
             fetch_sessions: FetchSessions::new(slots),
@@ -123,6 +132,7 @@ impl RunningBroker {
             metadata,
             limits,
             producer_ids: ProducerIds::default(),
+            groups,
             opened_index: AtomicU64::new(0),
             registered: AtomicBool::new(false),
             data_dir,
@@ -130,6 +140,12 @@ impl RunningBroker {
         let (stop, stopped) = watch::channel(false);
         let (fail, failed) = watch::channel(None);
         tokio::spawn(http::serve(http, broker.clone(), stopped.clone()));
+        tokio::spawn(
+            broker
+                .groups
+                .clone()
+                .run(broker.clone(), changes.clone(), stopped.clone()),
+        );
         tokio::spawn(reconcile::run(broker.clone(), changes, stopped.clone()));
         tokio::spawn(reconcile::retention(broker.clone(), stopped.clone()));
         tokio::spawn(producer_expiry::run(broker.clone(), stopped.clone()));

@@ -194,6 +194,30 @@ pub const BROKER: &[Setting] = &[
         "a member of the next group protocol silent for this long is removed",
     ),
     fixed(
+        "group.initial.rebalance.delay.ms",
+        Kind::Int(0, i32::MAX as i64),
+        "3000",
+        "how long the first rebalance of an empty group waits for more members",
+    ),
+    fixed(
+        "group.max.session.timeout.ms",
+        COUNT,
+        "1800000",
+        "longest session timeout a member may ask for",
+    ),
+    fixed(
+        "group.max.size",
+        COUNT,
+        "2147483647",
+        "most members of a consumer group",
+    ),
+    fixed(
+        "group.min.session.timeout.ms",
+        COUNT,
+        "6000",
+        "shortest session timeout a member may ask for",
+    ),
+    fixed(
         "http.listener",
         Kind::Text,
         "127.0.0.1:9292",
@@ -324,6 +348,24 @@ pub const BROKER: &[Setting] = &[
         COUNT,
         "1",
         "partitions of a topic created without a number",
+    ),
+    fixed(
+        "offset.metadata.max.bytes",
+        Kind::Int(0, i32::MAX as i64),
+        "4096",
+        "longest text that may be committed with an offset",
+    ),
+    fixed(
+        "offsets.retention.check.interval.ms",
+        COUNT,
+        "600000",
+        "pause between looks for expired offsets",
+    ),
+    fixed(
+        "offsets.retention.minutes",
+        COUNT,
+        "10080",
+        "how long offsets of a group without members are kept, and those of consumers without a group after their last commit",
     ),
     fixed(
         "offsets.topic.num.partitions",

@@ -45,10 +45,12 @@ pub mod group;
 mod load;
 mod runtime;
 mod task;
+mod timers;
 pub mod topic;
 
 pub use codec::{Malformed, Reader, Writer};
 pub use runtime::{Coordinator, Unavailable};
+pub use timers::Timers;
 
 use crate::metadata::MetadataImage;
 use bytes::Bytes;

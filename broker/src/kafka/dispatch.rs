@@ -106,6 +106,17 @@ macro_rules! apis {
 apis! {
     ListOffsets, ListOffsetsRequest, 10, list_offsets;
     Metadata, MetadataRequest, 13, metadata;
+    OffsetCommit, OffsetCommitRequest, 9, offset_commit;
+    OffsetFetch, OffsetFetchRequest, 9, offset_fetch;
+    FindCoordinator, FindCoordinatorRequest, 6, find_coordinator;
+    JoinGroup, JoinGroupRequest, 9, join_group;
+    Heartbeat, HeartbeatRequest, 4, heartbeat;
+    LeaveGroup, LeaveGroupRequest, 5, leave_group;
+    SyncGroup, SyncGroupRequest, 5, sync_group;
+    DescribeGroups, DescribeGroupsRequest, 6, describe_groups;
+    ListGroups, ListGroupsRequest, 5, list_groups;
+    DeleteGroups, DeleteGroupsRequest, 2, delete_groups;
+    OffsetDelete, OffsetDeleteRequest, 0, offset_delete;
     CreateTopics, CreateTopicsRequest, 7, create_topics;
     DeleteTopics, DeleteTopicsRequest, 6, delete_topics;
     DeleteRecords, DeleteRecordsRequest, 2, delete_records;

@@ -15,23 +15,34 @@ mod alter_configs;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_topic_partitions;
 mod fetch;
 mod fetch_encode;
 pub mod fetch_session;
+mod find_coordinator;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 pub mod shape;
 pub mod shape_table;
+mod sync_group;
 
 use crate::broker::Broker;
 use crate::metadata::{MetadataImage, Topic};
@@ -53,6 +64,11 @@ pub struct RequestContext {
 /// Text of a response.
 fn text(s: impl Into<String>) -> StrBytes {
     StrBytes::from_string(s.into())
+}
+
+/// Text of a request that is kept longer than the request.
+fn owned(s: Option<&StrBytes>) -> Option<String> {
+    s.map(ToString::to_string)
 }
 
 /// A client's partition of a topic, found here.

@@ -103,6 +103,103 @@ const API_VERSIONS: Shape = Shape {
     fields: &[f(String).since(3), f(String).since(3)],
 };
 
+const OFFSET_COMMIT: Shape = Shape {
+    flexible: 8,
+    fields: &[
+        f(String),
+        f(INT32),
+        f(String),
+        f(String).since(7),
+        f(INT64).since(2).until(4),
+        f(Structs(&[
+            f(String),
+            f(Structs(&[f(INT32), f(INT64), f(INT32).since(6), f(String)])),
+        ])),
+    ],
+};
+
+const OFFSET_FETCH: Shape = Shape {
+    flexible: 6,
+    fields: &[
+        f(String).until(7),
+        f(Structs(&[f(String), f(INT32S)])).until(7),
+        f(Structs(&[
+            f(String),
+            f(String).since(9),
+            f(INT32).since(9),
+            f(Structs(&[f(String), f(INT32S)])),
+        ]))
+        .since(8),
+        f(BOOL).since(7),
+    ],
+};
+
+const FIND_COORDINATOR: Shape = Shape {
+    flexible: 3,
+    fields: &[f(String).until(3), f(INT8).since(1), f(Strings).since(4)],
+};
+
+const JOIN_GROUP: Shape = Shape {
+    flexible: 6,
+    fields: &[
+        f(String),
+        f(INT32),
+        f(INT32).since(1),
+        f(String),
+        f(String).since(5),
+        f(String),
+        f(Structs(&[f(String), f(Bytes)])),
+        f(String).since(8),
+    ],
+};
+
+const HEARTBEAT: Shape = Shape {
+    flexible: 4,
+    fields: &[f(String), f(INT32), f(String), f(String).since(3)],
+};
+
+const LEAVE_GROUP: Shape = Shape {
+    flexible: 4,
+    fields: &[
+        f(String),
+        f(String).until(2),
+        f(Structs(&[f(String), f(String), f(String).since(5)])).since(3),
+    ],
+};
+
+const SYNC_GROUP: Shape = Shape {
+    flexible: 4,
+    fields: &[
+        f(String),
+        f(INT32),
+        f(String),
+        f(String).since(3),
+        f(String).since(5),
+        f(String).since(5),
+        f(Structs(&[f(String), f(Bytes)])),
+    ],
+};
+
+const DESCRIBE_GROUPS: Shape = Shape {
+    flexible: 5,
+    fields: &[f(Strings), f(BOOL).since(3)],
+};
+
+const LIST_GROUPS: Shape = Shape {
+    flexible: 3,
+    fields: &[f(Strings).since(4), f(Strings).since(5)],
+};
+
+const DELETE_GROUPS: Shape = Shape {
+    flexible: 2,
+    fields: &[f(Strings)],
+};
+
+const OFFSET_DELETE: Shape = Shape {
+    flexible: 1,
+    fields: &[f(String), f(Structs(&[f(String), f(Structs(&[f(INT32)]))]))],
+};
+
 const CREATE_TOPICS: Shape = Shape {
     flexible: 5,
     fields: &[
@@ -220,6 +317,17 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::ListOffsets => &LIST_OFFSETS,
         ApiKey::Metadata => &METADATA,
         ApiKey::ApiVersions => &API_VERSIONS,
+        ApiKey::OffsetCommit => &OFFSET_COMMIT,
+        ApiKey::OffsetFetch => &OFFSET_FETCH,
+        ApiKey::FindCoordinator => &FIND_COORDINATOR,
+        ApiKey::JoinGroup => &JOIN_GROUP,
+        ApiKey::Heartbeat => &HEARTBEAT,
+        ApiKey::LeaveGroup => &LEAVE_GROUP,
+        ApiKey::SyncGroup => &SYNC_GROUP,
+        ApiKey::DescribeGroups => &DESCRIBE_GROUPS,
+        ApiKey::ListGroups => &LIST_GROUPS,
+        ApiKey::DeleteGroups => &DELETE_GROUPS,
+        ApiKey::OffsetDelete => &OFFSET_DELETE,
         ApiKey::CreateTopics => &CREATE_TOPICS,
         ApiKey::DeleteTopics => &DELETE_TOPICS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,

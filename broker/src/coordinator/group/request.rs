@@ -1,0 +1,137 @@
+//! What is asked of a group shard, and answered.
+
+use super::commits::FetchedTopic;
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
+
+/// A JoinGroup, as plain data.
+#[derive(Debug, Clone, Default)]
+pub struct JoinRequest {
+    pub group: String,
+    /// Empty: a new member.
+    pub member_id: String,
+    /// The id it gets if it is new; made by the caller, since it is random.
+    pub new_member_id: String,
+    pub instance_id: Option<String>,
+    pub client_id: String,
+    pub client_host: String,
+    pub version: i16,
+    pub session_timeout_ms: i32,
+    pub rebalance_timeout_ms: i32,
+    pub protocol_type: String,
+    /// Name and metadata, the preferred one first.
+    pub protocols: Vec<(String, Bytes)>,
+}
+
+/// A SyncGroup, as plain data.
+#[derive(Debug, Clone, Default)]
+pub struct SyncRequest {
+    pub group: String,
+    pub member_id: String,
+    pub instance_id: Option<String>,
+    pub generation: i32,
+    pub protocol_type: Option<String>,
+    pub protocol: Option<String>,
+    /// Of every member, from the leader only.
+    pub assignments: Vec<(String, Bytes)>,
+}
+
+/// Whom LeaveGroup removes.
+#[derive(Debug, Clone, Default)]
+pub struct Leaving {
+    pub member_id: String,
+    pub instance_id: Option<String>,
+}
+
+/// One offset of an OffsetCommit.
+#[derive(Debug, Clone, Default)]
+pub struct CommitOffset {
+    pub partition: i32,
+    pub offset: i64,
+    pub leader_epoch: i32,
+    pub metadata: String,
+}
+
+/// An OffsetCommit of partitions that exist.
+#[derive(Debug, Clone, Default)]
+pub struct CommitRequest {
+    pub group: String,
+    pub member_id: String,
+    pub instance_id: Option<String>,
+    /// Generation, or member epoch; below 0 for those that are no members.
+    pub generation: i32,
+    pub version: i16,
+    /// Asked for by old clients.
+    pub retention_ms: Option<i64>,
+    pub topics: Vec<(String, Vec<CommitOffset>)>,
+}
+
+/// An OffsetFetch of one group.
+#[derive(Debug, Clone, Default)]
+pub struct FetchRequest {
+    pub group: String,
+    /// Set by members of KIP-848 groups.
+    pub member: Option<(String, i32)>,
+    /// `None`: all.
+    pub topics: Option<Vec<(String, Vec<i32>)>>,
+    /// Offsets that an open transaction may still change are not told.
+    pub require_stable: bool,
+}
+
+/// A request to a group shard.
+#[derive(Debug, Clone)]
+pub enum Request {
+    Join(JoinRequest),
+    Sync(SyncRequest),
+    Heartbeat {
+        group: String,
+        member_id: String,
+        instance_id: Option<String>,
+        generation: i32,
+    },
+    Leave {
+        group: String,
+        members: Vec<Leaving>,
+    },
+    Commit(CommitRequest),
+    Fetch(FetchRequest),
+    DeleteOffsets {
+        group: String,
+        topics: Vec<(String, Vec<i32>)>,
+    },
+    Describe(Vec<String>),
+    /// Empty lists: all. In lower case.
+    List {
+        states: Vec<String>,
+        types: Vec<String>,
+    },
+    DeleteGroups(Vec<String>),
+}
+
+/// A group as ListGroups tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub id: String,
+    pub protocol_type: String,
+    pub state: &'static str,
+    pub kind: &'static str,
+}
+
+type Outcome = Result<(), ResponseError>;
+
+/// What a group shard answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    Join(JoinGroupResponse),
+    Sync(SyncGroupResponse),
+    Done(Outcome),
+    /// One result for each member, or group, asked for.
+    Left(Vec<Outcome>),
+    /// The result of each partition, or of all.
+    Committed(Result<Vec<(String, Vec<(i32, Outcome)>)>, ResponseError>),
+    Fetched(Result<Vec<FetchedTopic>, ResponseError>),
+    Described(Vec<DescribedGroup>),
+    Listed(Vec<Listed>),
+}
