@@ -3,6 +3,7 @@
 
 mod calls;
 mod fetch;
+mod groups;
 mod table;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,11 @@ impl Target {
         }
         let cluster = Cluster::start_with(ClusterOptions {
             brokers: 1,
+            // As in the configuration that Kafka comes with: a group of one need not wait for more.
+            settings: vec![(
+                "group.initial.rebalance.delay.ms".to_owned(),
+                "0".to_owned(),
+            )],
             ..ClusterOptions::default()
         })
         .await?;

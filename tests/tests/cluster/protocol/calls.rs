@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::alter_configs_request::{
@@ -38,10 +38,10 @@ use tidelog_tests::wait;
 use tidelog_tests::wire::Wire;
 use uuid::Uuid;
 
-const TOPIC: &str = "sample";
-const MISSING: &str = "missing";
+pub const TOPIC: &str = "sample";
+pub const MISSING: &str = "missing";
 const TIMEOUT_MS: i32 = 20_000;
-const LEADER_LIMIT: Duration = Duration::from_secs(30);
+pub const LEADER_LIMIT: Duration = Duration::from_secs(30);
 const TOPIC_RESOURCE: i8 = 2;
 const BROKER_RESOURCE: i8 = 4;
 
@@ -53,16 +53,16 @@ pub struct Sample {
     produced: i64,
 }
 
-fn text(text: impl Into<String>) -> StrBytes {
+pub fn text(text: impl Into<String>) -> StrBytes {
     StrBytes::from_string(text.into())
 }
 
-fn code(error: ResponseError) -> i16 {
+pub fn code(error: ResponseError) -> i16 {
     error.code()
 }
 
 /// The codes of an answer's entries, compared with what has to come.
-fn ensure_codes(got: impl IntoIterator<Item = i16>, expected: &[i16]) -> Result<()> {
+pub fn ensure_codes(got: impl IntoIterator<Item = i16>, expected: &[i16]) -> Result<()> {
     let (mut got, mut expected): (Vec<i16>, _) = (got.into_iter().collect(), expected.to_vec());
     if std::env::var_os("KAFKA_PEER").is_some() {
         // Kafka answers in the order of a hash table.
@@ -131,7 +131,7 @@ impl Sample {
             ApiKey::IncrementalAlterConfigs => incremental_alter_configs(wire, version).await,
             ApiKey::DescribeCluster => describe_cluster(wire, version).await,
             ApiKey::DescribeTopicPartitions => self.describe_topic_partitions(wire, version).await,
-            other => bail!("{other:?} is advertised, and no test sends it"),
+            other => super::groups::call(wire, other, version).await,
         }
     }
 
