@@ -2,7 +2,7 @@
 
 use super::classic::{ClassicGroup, State};
 use super::offsets::Committed;
-use super::request::{Answer, CommitRequest, FetchRequest};
+use super::request::{Answer, CommitRequest, FetchRequest, Outcome, Outcomes};
 use super::{Effects, Group, GroupShard, Timer, Turn, records};
 use kafka_protocol::error::ResponseError;
 use std::collections::BTreeSet;
@@ -19,9 +19,6 @@ pub struct FetchedOffset {
 
 /// Offsets of one topic.
 pub type FetchedTopic = (String, Vec<FetchedOffset>);
-
-type Outcome = Result<(), ResponseError>;
-type Outcomes = Vec<(String, Vec<(i32, Outcome)>)>;
 
 impl GroupShard {
     /// Commits offsets; the partitions exist, as far as the caller knows.

@@ -119,7 +119,10 @@ pub struct Listed {
     pub kind: &'static str,
 }
 
-type Outcome = Result<(), ResponseError>;
+/// Done, or why not.
+pub type Outcome = Result<(), ResponseError>;
+/// Of each partition, by topic.
+pub type Outcomes = Vec<(String, Vec<(i32, Outcome)>)>;
 
 /// What a group shard answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,7 +133,7 @@ pub enum Answer {
     /// One result for each member, or group, asked for.
     Left(Vec<Outcome>),
     /// The result of each partition, or of all.
-    Committed(Result<Vec<(String, Vec<(i32, Outcome)>)>, ResponseError>),
+    Committed(Result<Outcomes, ResponseError>),
     Fetched(Result<Vec<FetchedTopic>, ResponseError>),
     Described(Vec<DescribedGroup>),
     Listed(Vec<Listed>),
