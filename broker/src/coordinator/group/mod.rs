@@ -12,6 +12,8 @@ mod listing;
 pub mod offsets;
 pub mod records;
 mod request;
+#[cfg(test)]
+mod tests;
 
 pub use commits::{FetchedOffset, FetchedTopic};
 pub use request::{
