@@ -5,6 +5,7 @@
 //! - [`batch`]: record batches written field by field.
 //! - [`dev`]: `tidelog dev` as a process, and other runs of the binary.
 //! - [`load`]: an idempotent producer that goes on through faults and writes a Jepsen history.
+//! - [`group`]: consumer groups by hand.
 //! - [`bulk`]: large records in large numbers.
 //! - [`read`]: reads a topic whole, through a client or straight from one chosen broker.
 //! - [`topics`]: creates topics, asks for leaders.
@@ -21,6 +22,7 @@ pub mod bulk;
 pub mod client_suite;
 pub mod cluster;
 pub mod dev;
+pub mod group;
 pub mod load;
 pub mod produce;
 pub mod read;

@@ -5,6 +5,7 @@ mod damage;
 mod dev;
 mod disk;
 mod faults;
+mod groups;
 mod produce_consume;
 mod protocol;
 mod restart;

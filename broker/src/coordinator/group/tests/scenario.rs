@@ -32,7 +32,7 @@ fn an_id_that_is_not_used_is_forgotten() {
 #[test]
 fn the_first_rebalance_waits_while_members_come() {
     let mut world = World::new(config());
-    let mut join = |world: &mut World, id: &str| {
+    let join = |world: &mut World, id: &str| {
         let mut request = join_request("", None);
         request.version = 3;
         request.new_member_id = id.to_owned();
