@@ -2,11 +2,24 @@
 
 use super::dispatch::served;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{
+    ApiVersion, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::protocol::StrBytes;
 
 /// First version in which the client says what it is.
 const FIRST_WITH_CLIENT: i16 = 3;
+/// First version whose clients understand features that may be at level 0, which is "off".
+const FIRST_WITH_LEVEL_ZERO: i16 = 4;
+
+/// Features of a cluster (KIP-584) and the highest level of each, which is the one in use.
+const FEATURES: &[(&str, i16)] = &[
+    // 1: the next group protocol (KIP-848).
+    ("group.version", 1),
+];
+/// Of the features in use; they are those of the build and never change while it runs.
+const FEATURES_EPOCH: i64 = 0;
 
 /// Answers a request in a version that is served.
 pub fn answer(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
@@ -20,12 +33,36 @@ pub fn answer(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse
     let valid = version < FIRST_WITH_CLIENT
         || (named(&request.client_software_name) && named(&request.client_software_version));
     if valid {
-        response(0, None)
+        with_features(response(0, None), version)
     } else {
         ApiVersionsResponse::default()
             .with_error_code(ResponseError::InvalidRequest.code())
             .with_finalized_features_epoch(-1)
     }
+}
+
+fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
+    if version < FIRST_WITH_CLIENT {
+        return response;
+    }
+    let min = i16::from(version < FIRST_WITH_LEVEL_ZERO);
+    let text = StrBytes::from_static_str;
+    let supported = FEATURES.iter().map(|(name, max)| {
+        SupportedFeatureKey::default()
+            .with_name(text(name))
+            .with_min_version(min)
+            .with_max_version(*max)
+    });
+    let finalized = FEATURES.iter().map(|(name, max)| {
+        FinalizedFeatureKey::default()
+            .with_name(text(name))
+            .with_min_version_level(*max)
+            .with_max_version_level(*max)
+    });
+    response
+        .with_supported_features(supported.collect())
+        .with_finalized_features(finalized.collect())
+        .with_finalized_features_epoch(FEATURES_EPOCH)
 }
 
 fn response(error_code: i16, only: Option<ApiKey>) -> ApiVersionsResponse {

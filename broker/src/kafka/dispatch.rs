@@ -128,6 +128,9 @@ apis! {
     CreatePartitions, CreatePartitionsRequest, 3, create_partitions;
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, 1, incremental_alter_configs;
     DescribeCluster, DescribeClusterRequest, 2, describe_cluster;
+    ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, 1, consumer_group_heartbeat;
+    ConsumerGroupDescribe, ConsumerGroupDescribeRequest, 1, consumer_group_describe;
+    ListConfigResources, ListConfigResourcesRequest, 1, list_config_resources;
     DescribeTopicPartitions, DescribeTopicPartitionsRequest, 0, describe_topic_partitions;
 }
 

@@ -200,6 +200,32 @@ const OFFSET_DELETE: Shape = Shape {
     fields: &[f(String), f(Structs(&[f(String), f(Structs(&[f(INT32)]))]))],
 };
 
+const CONSUMER_GROUP_HEARTBEAT: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        f(String),
+        f(String),
+        f(INT32),
+        f(String),
+        f(String),
+        f(INT32),
+        f(Strings),
+        f(String).since(1),
+        f(String),
+        f(Structs(&[f(UUID), f(INT32S)])),
+    ],
+};
+
+const CONSUMER_GROUP_DESCRIBE: Shape = Shape {
+    flexible: 0,
+    fields: &[f(Strings), f(BOOL)],
+};
+
+const LIST_CONFIG_RESOURCES: Shape = Shape {
+    flexible: 0,
+    fields: &[f(Fixeds(1)).since(1)],
+};
+
 const CREATE_TOPICS: Shape = Shape {
     flexible: 5,
     fields: &[
@@ -328,6 +354,9 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::ListGroups => &LIST_GROUPS,
         ApiKey::DeleteGroups => &DELETE_GROUPS,
         ApiKey::OffsetDelete => &OFFSET_DELETE,
+        ApiKey::ConsumerGroupHeartbeat => &CONSUMER_GROUP_HEARTBEAT,
+        ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
+        ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
         ApiKey::CreateTopics => &CREATE_TOPICS,
         ApiKey::DeleteTopics => &DELETE_TOPICS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,

@@ -4,6 +4,7 @@
 mod calls;
 mod fetch;
 mod groups;
+mod next_groups;
 mod table;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! OffsetCommit, OffsetFetch, OffsetDelete, and how offsets end.
 
 use super::classic::{ClassicGroup, State};
+use super::consumer::offsets::Committer;
 use super::offsets::Committed;
 use super::request::{Answer, CommitRequest, FetchRequest, Outcome, Outcomes};
 use super::{Effects, Group, GroupShard, Timer, Turn, records};
@@ -76,6 +77,21 @@ impl GroupShard {
                 .insert(request.group.clone(), Group::Classic(simple));
             return Ok(());
         };
+        if let Group::Consumer(group) = group {
+            let committer = Committer {
+                member_id: &request.member_id,
+                epoch: request.generation,
+                version: Some(request.version),
+            };
+            let partitions: Vec<_> = request
+                .topics
+                .iter()
+                .filter_map(|(name, offsets)| Some((turn.image.topic(name)?.id, offsets)))
+                .flat_map(|(id, offsets)| offsets.iter().map(move |o| (id, o.partition)))
+                .collect();
+            let checked = group.check_commit(committer, &partitions);
+            return checked.map_err(|r| r.error);
+        }
         group.check_commit(
             &request.member_id,
             request.instance_id.as_deref(),
@@ -94,6 +110,7 @@ impl GroupShard {
                     self.timers.schedule(key, at);
                 }
             }
+            Group::Consumer(_) => {}
         }
         Ok(())
     }
@@ -101,6 +118,12 @@ impl GroupShard {
     /// Reads committed offsets. A group that is not there has none.
     pub(super) fn fetch(&self, request: &FetchRequest) -> Result<Vec<FetchedTopic>, ResponseError> {
         let group = request.group.as_str();
+        if let (Some((member, epoch)), Some(Group::Consumer(group))) =
+            (&request.member, self.groups.get(group))
+        {
+            let checked = group.check_fetch(Some(member), *epoch);
+            checked.map_err(|r| r.error)?;
+        }
         let fetched = |topic: &str, partition: i32| {
             let unstable =
                 request.require_stable && self.offsets.is_pending(group, topic, partition);
@@ -142,7 +165,7 @@ impl GroupShard {
             {
                 return Err(ResponseError::NonEmptyGroup);
             }
-            Group::Classic(_) => {}
+            Group::Classic(_) | Group::Consumer(_) => {}
         }
         let mut outcomes = Vec::with_capacity(topics.len());
         for (topic, partitions) in topics {
@@ -258,5 +281,7 @@ fn age_from(group: &Group, offset: &Committed) -> Option<i64> {
             }
             _ => None,
         },
+        // Those of topics somebody is subscribed to are kept anyway.
+        Group::Consumer(_) => Some(offset.commit_ms),
     }
 }

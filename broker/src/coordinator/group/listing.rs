@@ -1,5 +1,6 @@
 //! DescribeGroups and ListGroups.
 
+use super::consumer::classic::PROTOCOL_TYPE;
 use super::request::Listed;
 use super::{Group, GroupShard, classic};
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
@@ -9,7 +10,7 @@ impl GroupShard {
     pub(super) fn describe(&self, id: &str) -> DescribedGroup {
         match self.groups.get(id) {
             Some(Group::Classic(group)) => classic::described(group),
-            None => classic::unknown_group(id),
+            Some(Group::Consumer(_)) | None => classic::unknown_group(id),
         }
     }
 
@@ -27,6 +28,12 @@ impl GroupShard {
                     protocol_type: group.protocol_type.clone().unwrap_or_default(),
                     state: group.state.name(),
                     kind: "classic",
+                },
+                Group::Consumer(group) => Listed {
+                    id: id.clone(),
+                    protocol_type: PROTOCOL_TYPE.to_owned(),
+                    state: group.state().name(),
+                    kind: "consumer",
                 },
             })
             .filter(|l| wanted(states, l.state) && wanted(types, l.kind))

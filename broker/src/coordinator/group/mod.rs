@@ -1,7 +1,8 @@
 //! Consumer groups and committed offsets: the shard of a partition of `__consumer_offsets`.
 //!
 //! [`GroupShard`] owns the groups, [`offsets`] and timers, and gives each request to the group it is
-//! for: `classic` has the classic protocol, `commits` what has to do with offsets, `records` the formats
+//! for: `classic` has the classic protocol, `next` and [`consumer`] that of KIP-848, `migrate` goes from
+//! one to the other, `commits` has what has to do with offsets, `records` the formats
 //! on disk. State that must survive is changed together with the record that says so, and
 //! [`Shard::replay`] makes the same change from the record.
 
@@ -9,6 +10,8 @@ pub mod classic;
 mod commits;
 pub mod consumer;
 mod listing;
+mod migrate;
+mod next;
 pub mod offsets;
 pub mod records;
 mod request;
@@ -26,6 +29,9 @@ use super::{Effects, Malformed, Marker, Record, Shard, Token, Turn};
 use crate::config::BrokerConfig;
 use crate::metadata::MetadataImage;
 use classic::{ClassicGroup, State};
+use consumer::classic::Identity;
+use consumer::group::ConsumerGroup;
+use consumer::offsets::Committer;
 use kafka_protocol::error::ResponseError;
 use offsets::Offsets;
 use records::Key;
@@ -49,6 +55,8 @@ pub struct GroupConfig {
     pub retention_check_ms: i64,
     /// `offset.metadata.max.bytes`
     pub metadata_max_bytes: usize,
+    /// Where the settings of groups of the next protocol come from.
+    pub broker: Arc<BrokerConfig>,
 }
 
 impl GroupConfig {
@@ -63,6 +71,7 @@ impl GroupConfig {
             retention_check_ms: config.int("offsets.retention.check.interval.ms"),
             metadata_max_bytes: usize::try_from(config.int("offset.metadata.max.bytes"))
                 .unwrap_or(0),
+            broker: Arc::new(config.clone()),
         }
     }
 }
@@ -76,6 +85,8 @@ pub enum Timer {
     Join { group: String },
     /// They have to have synced.
     Sync { group: String },
+    /// Some member of a group of the next protocol has to have done something.
+    Members { group: String },
     /// Offsets are looked through for expired ones.
     Expiry,
 }
@@ -92,6 +103,7 @@ pub struct Ctx<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Group {
     Classic(ClassicGroup),
+    Consumer(ConsumerGroup),
 }
 
 impl Group {
@@ -110,6 +122,14 @@ impl Group {
             Group::Classic(group) => {
                 group.check_commit(member, instance_id, generation, transactional)
             }
+            Group::Consumer(group) => {
+                let committer = Committer {
+                    member_id: member,
+                    epoch: generation,
+                    version: None,
+                };
+                group.check_commit(committer, &[]).map_err(|r| r.error)
+            }
         }
     }
 
@@ -117,6 +137,7 @@ impl Group {
     pub fn is_empty(&self) -> bool {
         match self {
             Group::Classic(group) => group.state == State::Empty,
+            Group::Consumer(group) => group.is_empty(),
         }
     }
 
@@ -124,6 +145,7 @@ impl Group {
     pub fn is_subscribed(&self, topic: &str) -> bool {
         match self {
             Group::Classic(group) => group.is_subscribed(topic),
+            Group::Consumer(group) => group.is_subscribed_to(topic),
         }
     }
 }
@@ -164,6 +186,7 @@ impl GroupShard {
         };
         match self.groups.get_mut(id)? {
             Group::Classic(group) => Some((ctx, group)),
+            Group::Consumer(_) => None,
         }
     }
 
@@ -174,6 +197,17 @@ impl GroupShard {
         request: JoinRequest,
         effects: &mut Effects<Answer>,
     ) {
+        if let Some(Group::Consumer(group)) = self.groups.get(&request.group) {
+            if !group.is_empty() {
+                let answer = self.join_next(turn, &request, effects);
+                effects.answer(token, Answer::Join(answer));
+                return;
+            }
+            // Nobody is left in it: whoever comes next decides about the protocol.
+            if request.member_id.is_empty() {
+                self.drop_group(&request.group, effects);
+            }
+        }
         if !self.groups.contains_key(&request.group) {
             if !request.member_id.is_empty() {
                 // It was a member of something that is gone.
@@ -200,6 +234,11 @@ impl GroupShard {
         effects: &mut Effects<Answer>,
     ) {
         let id = request.group.clone();
+        if self.is_next(&id) {
+            let answer = self.sync_next(turn, &request);
+            effects.answer(token, Answer::Sync(answer));
+            return;
+        }
         match self.classic(turn, effects, &id) {
             Some((mut ctx, group)) => classic::sync(&mut ctx, group, token, request),
             None => {
@@ -226,6 +265,7 @@ impl GroupShard {
                     classic::expire_sync(&mut ctx, group);
                 }
             }
+            Timer::Members { group } => self.expire_members(turn, &group, effects),
             Timer::Expiry => {
                 self.expire_offsets(turn, effects);
                 self.schedule_expiry(turn);
@@ -250,6 +290,11 @@ impl GroupShard {
                 }
                 if group.stored {
                     effects.write(records::group_tombstone(id));
+                }
+            }
+            Some(Group::Consumer(group)) => {
+                for tombstone in group.tombstones() {
+                    effects.write(tombstone.encode(id));
                 }
             }
             None => {}
@@ -286,6 +331,8 @@ impl Shard for GroupShard {
                 }
             }
             Key::Group { group } => match record.value {
+                // It may have become one of the next protocol.
+                None if self.is_next(&group) => {}
                 None => {
                     self.groups.remove(&group);
                 }
@@ -295,7 +342,7 @@ impl Shard for GroupShard {
                     self.groups.insert(group, Group::Classic(loaded));
                 }
             },
-            Key::Other(_) => {}
+            Key::Other(_) => self.replay_next(record)?,
         }
         Ok(())
     }
@@ -311,6 +358,7 @@ impl Shard for GroupShard {
         // Simple groups are as long as their offsets are.
         self.groups.retain(|id, group| match group {
             Group::Classic(group) => group.stored || with_offsets.contains(id.as_str()),
+            Group::Consumer(_) => true,
         });
         let ids: BTreeSet<String> = self.groups.keys().cloned().collect();
         for id in ids {
@@ -318,6 +366,7 @@ impl Shard for GroupShard {
                 classic::loaded(&mut ctx, group);
             }
         }
+        self.loaded_next(turn);
         self.schedule_expiry(turn);
     }
 
@@ -338,20 +387,40 @@ impl Shard for GroupShard {
                 generation,
             } => {
                 let instance_id = instance_id.as_deref();
-                let result = match self.classic(turn, effects, &group) {
-                    Some((mut ctx, group)) => {
-                        classic::heartbeat(&mut ctx, group, &member_id, instance_id, generation)
+                let result = if self.is_next(&group) {
+                    let who = Identity {
+                        member_id: &member_id,
+                        instance_id,
+                    };
+                    self.heartbeat_next(turn, &group, who, generation)
+                } else {
+                    match self.classic(turn, effects, &group) {
+                        Some((mut ctx, group)) => {
+                            classic::heartbeat(&mut ctx, group, &member_id, instance_id, generation)
+                        }
+                        None => Err(ResponseError::UnknownMemberId),
                     }
-                    None => Err(ResponseError::UnknownMemberId),
                 };
                 effects.answer(token, Answer::Done(result));
             }
             Request::Leave { group, members } => {
-                let results = match self.classic(turn, effects, &group) {
-                    Some((mut ctx, group)) => classic::leave(&mut ctx, group, &members),
-                    None => vec![Err(ResponseError::UnknownMemberId); members.len()],
+                let results = if self.is_next(&group) {
+                    self.leave_next(turn, &group, &members, effects)
+                } else {
+                    match self.classic(turn, effects, &group) {
+                        Some((mut ctx, group)) => classic::leave(&mut ctx, group, &members),
+                        None => vec![Err(ResponseError::UnknownMemberId); members.len()],
+                    }
                 };
                 effects.answer(token, Answer::Left(results));
+            }
+            Request::Beat(heartbeat) => {
+                let answer = self.beat(turn, &heartbeat, effects);
+                effects.answer(token, Answer::Beat(answer));
+            }
+            Request::DescribeNext(groups) => {
+                let described = self.describe_next(turn, &groups);
+                effects.answer_as_leader(token, Answer::DescribedNext(described));
             }
             Request::Commit(request) => {
                 let answer = self.commit(turn, &request, effects);

@@ -1,10 +1,14 @@
 //! What is asked of a group shard, and answered.
 
 use super::commits::FetchedTopic;
+use super::consumer::heartbeat::Heartbeat;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedNext;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
-use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
+use kafka_protocol::messages::{
+    ConsumerGroupHeartbeatResponse, JoinGroupResponse, SyncGroupResponse,
+};
 
 /// A JoinGroup, as plain data.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +99,10 @@ pub enum Request {
         group: String,
         members: Vec<Leaving>,
     },
+    /// ConsumerGroupHeartbeat.
+    Beat(Box<Heartbeat>),
+    /// ConsumerGroupDescribe.
+    DescribeNext(Vec<String>),
     Commit(CommitRequest),
     Fetch(FetchRequest),
     DeleteOffsets {
@@ -129,6 +137,8 @@ pub type Outcomes = Vec<(String, Vec<(i32, Outcome)>)>;
 pub enum Answer {
     Join(JoinGroupResponse),
     Sync(SyncGroupResponse),
+    Beat(ConsumerGroupHeartbeatResponse),
+    DescribedNext(Vec<DescribedNext>),
     Done(Outcome),
     /// One result for each member, or group, asked for.
     Left(Vec<Outcome>),

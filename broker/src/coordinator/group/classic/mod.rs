@@ -15,5 +15,7 @@ pub use describe::{described, unknown_group};
 pub use group::{ClassicGroup, Member, State};
 pub use join::{join, join_error};
 pub use membership::{heartbeat, leave};
-pub use rebalance::{expire_member, expire_sync, finish_join, loaded};
-pub use sync::{sync, sync_error};
+pub use rebalance::{
+    answer_joins, expire_member, expire_sync, finish_join, loaded, prepare_rebalance, store,
+};
+pub use sync::{answer_syncs, sync, sync_error};

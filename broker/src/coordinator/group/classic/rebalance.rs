@@ -42,6 +42,15 @@ fn sync_timer(group: &ClassicGroup) -> Timer {
     }
 }
 
+/// Answers every parked JoinGroup with an error.
+pub fn answer_joins(ctx: &mut Ctx<'_>, group: &mut ClassicGroup, error: ResponseError) {
+    for member in group.members.values_mut() {
+        if let Some(token) = member.joining.take() {
+            answer_join(ctx, token, join_error(&member.id, error));
+        }
+    }
+}
+
 /// A change that needs a rebalance: begins one, or goes on with the one that already waits.
 pub fn rebalance_or_complete(ctx: &mut Ctx<'_>, group: &mut ClassicGroup) {
     if group.state == State::PreparingRebalance {

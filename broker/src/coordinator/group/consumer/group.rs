@@ -32,7 +32,7 @@ impl GroupState {
 }
 
 /// A consumer group.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConsumerGroup {
     /// Goes up with every change that needs a new target assignment.
     pub(super) epoch: i32,
@@ -94,6 +94,16 @@ impl ConsumerGroup {
             Change::Regex(regex, None) => {
                 self.regexes.remove(regex);
             }
+        }
+    }
+
+    /// What a replay builds again.
+    #[cfg(test)]
+    pub fn durable(&self) -> ConsumerGroup {
+        ConsumerGroup {
+            timers: BTreeMap::new(),
+            checked_index: None,
+            ..self.clone()
         }
     }
 

@@ -29,7 +29,7 @@ impl ConsumerGroup {
     pub fn check_commit(
         &self,
         committer: Committer<'_>,
-        partitions: impl IntoIterator<Item = (Uuid, i32)>,
+        partitions: &[(Uuid, i32)],
     ) -> Result<(), Refused> {
         if committer.epoch < 0 && self.members.is_empty() {
             // An administrator, or a consumer that assigns partitions to itself.
@@ -47,16 +47,17 @@ impl ConsumerGroup {
                  protocol",
             ));
         }
-        let held_since = |(topic, partition)| {
+        let held_since = |(topic, partition): &(Uuid, i32)| {
             [&member.current.assigned, &member.current.revoking]
                 .into_iter()
-                .filter_map(|held| held.get(&topic)?.get(&partition))
+                .filter_map(|held| held.get(topic)?.get(partition))
                 .any(|since| *since <= committer.epoch)
         };
         if next
             && committer.epoch < member.current.epoch
             && committer.epoch > 0
-            && partitions.into_iter().all(held_since)
+            && !partitions.is_empty()
+            && partitions.iter().all(held_since)
         {
             return Ok(());
         }

@@ -127,12 +127,12 @@ fn commits_are_checked() {
     let t = world.id_of("t");
     let (held, other) = ((t, 0), (t, 2));
     // Without members anybody may commit.
-    assert!(world.group.check_commit(by("", -1), [held]).is_ok());
+    assert!(world.group.check_commit(by("", -1), &[held]).is_ok());
     let mut a = Client::new("a", &["t"]);
     a.beat(&mut world).unwrap();
     a.obey();
     let error = |result: Result<(), Refused>| result.unwrap_err().error;
-    let check = |world: &World, by, place| world.group.check_commit(by, [place]);
+    let check = |world: &World, by, place| world.group.check_commit(by, &[place]);
     assert_eq!(error(check(&world, by("", -1), held)), UnknownMemberId);
     assert_eq!(error(check(&world, by("b", 1), held)), UnknownMemberId);
     assert_eq!(error(check(&world, by("a", 2), held)), StaleMemberEpoch);
