@@ -357,7 +357,7 @@ fn read_log(shared: &Arc<NodeShared>, group: GroupId, read: wire::ReadLog) -> Ha
         let reply = match copied {
             Ok(Ok(batches)) => wire::ReadLogReply {
                 batches,
-                error: String::new(),
+                ..Default::default()
             },
             Ok(Err(error)) => {
                 if matches!(error, StorageError::Corrupt { .. }) {

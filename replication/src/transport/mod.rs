@@ -1,9 +1,12 @@
-//! Messages of all groups between two brokers over one stream each way.
+//! Messages of all groups between two brokers: one gRPC stream each way, and beside it a plain
+//! connection ([`bulk`]) for what carries batches.
 //!
-//! [`Peer`] is the outgoing side to one broker: a queue, requests waiting for replies, and the task
-//! that keeps a connection. [`server`] is the incoming side. [`network`] is openraft's view. The
-//! rest of the crate knows only [`Transport`] and [`Handler`], so the wire could be another one.
+//! [`Peer`] is the outgoing side to one broker: queues, requests waiting for replies, and the task
+//! that keeps the connections. [`server`] is the incoming side, [`refusals`] notices that this broker
+//! is not welcome. [`network`] is openraft's view. The rest of the crate knows only [`Transport`] and
+//! [`Handler`], so the wire could be another one.
 
+mod bulk;
 pub mod network;
 mod outbox;
 mod peer;

@@ -113,6 +113,7 @@ fn append_to_wire(rpc: AppendEntriesRequest<TypeConfig>) -> (Body, usize) {
                 term: record.term,
                 kind: u32::from(record.kind),
                 body: record.body,
+                size: 0,
             }
         })
         .collect();

@@ -100,18 +100,24 @@ impl Outbox {
         (!envelope.messages.is_empty()).then_some(envelope)
     }
 
+    /// The next envelope, once there is one; `None` when the outbox is closed.
+    pub async fn next(&self) -> Option<Envelope> {
+        loop {
+            if let Some(envelope) = self.take() {
+                return Some(envelope);
+            }
+            if self.queue.lock().closed {
+                return None;
+            }
+            self.filled.notified().await;
+        }
+    }
+
     /// The stream of envelopes; ends when the outbox is closed.
     pub fn stream(self: &Arc<Self>) -> impl Stream<Item = Envelope> + Send + 'static {
         futures_util::stream::unfold(self.clone(), |outbox| async move {
-            loop {
-                if let Some(envelope) = outbox.take() {
-                    return Some((envelope, outbox));
-                }
-                if outbox.queue.lock().closed {
-                    return None;
-                }
-                outbox.filled.notified().await;
-            }
+            let envelope = outbox.next().await?;
+            Some((envelope, outbox))
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The outgoing side to one broker.
 
 use super::outbox::Outbox;
-use super::{Handler, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES};
+use super::{Handler, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES, bulk};
 use crate::ids::BrokerId;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -12,7 +12,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tidelog_proto::peer::peer_client::PeerClient;
 use tidelog_proto::peer::{self as wire, Message, message::Body};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tonic::transport::Endpoint;
 
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
@@ -33,6 +36,8 @@ pub enum RequestError {
 
 struct Connection {
     outbox: Arc<Outbox>,
+    /// For requests and replies that carry batches.
+    bulk: Arc<Outbox>,
     pending: HashMap<u64, oneshot::Sender<Body>>,
 }
 
@@ -133,6 +138,7 @@ impl Peer {
     fn disconnect(&self) {
         if let Some(connection) = self.connection.lock().take() {
             connection.outbox.close();
+            connection.bulk.close();
         }
     }
 
@@ -147,13 +153,18 @@ impl Peer {
         }
     }
 
-    fn register(&self) -> Option<(u64, Arc<Outbox>, oneshot::Receiver<Body>)> {
+    fn register(&self, bulk: bool) -> Option<(u64, Arc<Outbox>, oneshot::Receiver<Body>)> {
         let mut connection = self.connection.lock();
         let connection = connection.as_mut()?;
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (reply, receiver) = oneshot::channel();
         connection.pending.insert(request, reply);
-        Some((request, connection.outbox.clone(), receiver))
+        let outbox = if bulk {
+            &connection.bulk
+        } else {
+            &connection.outbox
+        };
+        Some((request, outbox.clone(), receiver))
     }
 
     fn forget(&self, request: u64) {
@@ -170,8 +181,9 @@ impl Peer {
         body: Body,
         bytes: usize,
     ) -> Result<oneshot::Receiver<Body>, RequestError> {
-        let (request, outbox, receiver) =
-            self.register().ok_or(RequestError::Disconnected(self.id))?;
+        let (request, outbox, receiver) = self
+            .register(true)
+            .ok_or(RequestError::Disconnected(self.id))?;
         let message = Message {
             group,
             request,
@@ -191,8 +203,9 @@ impl Peer {
         body: Body,
         limit: Duration,
     ) -> Result<Body, RequestError> {
-        let (request, outbox, receiver) =
-            self.register().ok_or(RequestError::Disconnected(self.id))?;
+        let (request, outbox, receiver) = self
+            .register(matches!(body, Body::ReadLog(_)))
+            .ok_or(RequestError::Disconnected(self.id))?;
         outbox.push(Message {
             group,
             request,
@@ -297,71 +310,150 @@ async fn run_stream(
         .map_err(|_| "open stream: timed out".to_owned())?
         .map_err(|e| format!("open stream: {}", e.message()))?;
     let mut replies = response.into_inner();
-    let result = loop {
-        let envelope = tokio::select! {
-            envelope = replies.message() => envelope,
-            () = peer.kick.notified() => break Ok(()),
-        };
-        match envelope {
-            Ok(Some(envelope)) => {
-                if let Err(reason) = receive(peer, transport, handler, &outbox, envelope) {
-                    break Err(reason);
+    let result = async {
+        let limit = transport.timing.suspicion * 4;
+        let first = tokio::time::timeout(limit, replies.message())
+            .await
+            .map_err(|_| "hello: timed out".to_owned())?
+            .map_err(|e| format!("stream: {}", e.message()))?;
+        introduced(peer, transport, first)?;
+        let bulk = tokio::time::timeout(limit, Bulk::open(peer, transport, &address))
+            .await
+            .map_err(|_| "bulk connection: timed out".to_owned())??;
+        *peer.connection.lock() = Some(Connection {
+            outbox: outbox.clone(),
+            bulk: bulk.outbox.clone(),
+            pending: HashMap::new(),
+        });
+        handler.connected(peer.id);
+        loop {
+            let envelope = tokio::select! {
+                envelope = replies.message() => envelope,
+                () = peer.kick.notified() => return Ok(()),
+            };
+            match envelope {
+                Ok(Some(envelope)) => {
+                    transport.count_in(envelope.encoded_len());
+                    received(peer, transport, envelope);
                 }
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(format!("stream: {}", status.message())),
             }
-            Ok(None) => break Ok(()),
-            Err(status) => break Err(format!("stream: {}", status.message())),
         }
-    };
+    }
+    .await;
     outbox.close();
     result
 }
 
-fn receive(
-    peer: &Arc<Peer>,
-    transport: &Arc<Transport>,
-    handler: &Arc<dyn Handler>,
-    outbox: &Arc<Outbox>,
-    envelope: wire::Envelope,
+/// Checks the hello that a connection is answered with.
+fn introduced(
+    peer: &Peer,
+    transport: &Transport,
+    envelope: Option<wire::Envelope>,
 ) -> Result<(), String> {
-    transport.count_in(envelope.encoded_len());
+    let first = envelope.and_then(|e| e.messages.into_iter().next());
+    match first.and_then(|m| m.body) {
+        Some(Body::Hello(hello)) => {
+            let id = transport.check_hello(&hello).map_err(|refused| {
+                let refusals = &transport.refusals;
+                refusals.refused_by(peer.id, refused.kind, &refused.reason);
+                refused.reason
+            })?;
+            if id == peer.id {
+                peer.heard(transport.now_ms());
+                return Ok(());
+            }
+            let expected = peer.id;
+            Err(format!(
+                "broker {id} answers where broker {expected} should"
+            ))
+        }
+        Some(Body::Refused(refused)) => {
+            let (kind, reason) = (refused.kind(), refused.reason);
+            transport.refusals.refused_by(peer.id, kind, &reason);
+            Err(reason)
+        }
+        _ => Err("no hello came".to_owned()),
+    }
+}
+
+fn received(peer: &Peer, transport: &Transport, envelope: wire::Envelope) {
     peer.heard(transport.now_ms());
     for message in envelope.messages {
         match message.body {
-            Some(Body::Hello(hello)) => {
-                let id = transport.check_hello(&hello).map_err(|refused| {
-                    transport
-                        .refusals
-                        .refused_by(peer.id, refused.kind, &refused.reason);
-                    refused.reason
-                })?;
-                if id != peer.id {
-                    return Err(format!(
-                        "broker {id} answers where broker {} should",
-                        peer.id
-                    ));
-                }
-                *peer.connection.lock() = Some(Connection {
-                    outbox: outbox.clone(),
-                    pending: HashMap::new(),
-                });
-                handler.connected(peer.id);
-            }
             Some(Body::Refused(refused)) if message.request == 0 => {
-                if peer.is_connected() {
-                    tracing::debug!(peer = peer.id.0, "refused: {}", refused.reason);
-                } else {
-                    let kind = refused.kind();
-                    transport
-                        .refusals
-                        .refused_by(peer.id, kind, &refused.reason);
-                    return Err(refused.reason);
-                }
+                tracing::debug!(peer = peer.id.0, "refused: {}", refused.reason);
             }
             Some(body) => peer.complete(message.request, body),
             None => {}
         }
     }
-    Ok(())
+}
+
+/// The open bulk connection to a peer; it ends when this is dropped.
+struct Bulk {
+    outbox: Arc<Outbox>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Bulk {
+    async fn open(
+        peer: &Arc<Peer>,
+        transport: &Arc<Transport>,
+        address: &str,
+    ) -> Result<Bulk, String> {
+        let failed = |e: std::io::Error| format!("bulk connection to {address}: {e}");
+        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let (mut from, mut to) = stream.into_split();
+        to.write_all(bulk::MAGIC).await.map_err(failed)?;
+        let hello = bulk::alone(Body::Hello(transport.hello()));
+        bulk::write_frame(&mut to, hello).await.map_err(failed)?;
+        let answer = bulk::read_frame(&mut from).await.map_err(failed)?;
+        introduced(peer, transport, answer.map(|(envelope, _)| envelope))?;
+
+        let outbox = Outbox::new();
+        let sender = {
+            let (outbox, transport, peer) = (outbox.clone(), transport.clone(), peer.clone());
+            tokio::spawn(async move {
+                if let Err(error) = bulk::send_all(&mut to, &outbox, &transport).await {
+                    tracing::debug!(peer = peer.id.0, "bulk connection: {error}");
+                }
+                peer.kick.notify_one();
+            })
+        };
+        let reader = {
+            let (transport, peer) = (transport.clone(), peer.clone());
+            tokio::spawn(async move {
+                loop {
+                    match bulk::read_frame(&mut from).await {
+                        Ok(Some((envelope, bytes))) => {
+                            transport.count_in(bytes);
+                            received(&peer, &transport, envelope);
+                        }
+                        Ok(None) => break,
+                        Err(error) => {
+                            tracing::debug!(peer = peer.id.0, "bulk connection: {error}");
+                            break;
+                        }
+                    }
+                }
+                peer.kick.notify_one();
+            })
+        };
+        let tasks = [sender, reader];
+        Ok(Bulk { outbox, tasks })
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        self.outbox.close();
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {

@@ -1,21 +1,32 @@
-//! The incoming side: one call a peer, its messages handled in order, replies coalesced.
+//! The incoming side: one gRPC call and one bulk connection a peer, both on the peer listener; the
+//! messages of each handled in order, replies coalesced.
 
 use super::outbox::Outbox;
-use super::{Handled, Handler, HelloRefused, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES};
+use super::{Handled, Handler, HelloRefused, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES, bulk};
 use crate::error::ReplicationError;
 use crate::ids::BrokerId;
 use futures_util::{Stream, StreamExt};
 use prost::Message as _;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tidelog_proto::peer::peer_server::{Peer as PeerService, PeerServer};
 use tidelog_proto::peer::refused::Kind;
 use tidelog_proto::peer::{Envelope, Message, Refused, message::Body};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+/// Connections accepted that gRPC has not taken yet.
+const ACCEPTED_MAX: usize = 16;
+/// A connection that says nothing is given up.
+const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
 struct Service {
     transport: Arc<Transport>,
     handler: Arc<dyn Handler>,
@@ -45,6 +56,8 @@ pub async fn serve(
         handler,
         stop: stop.clone(),
     };
+    let (grpc, incoming) = mpsc::channel(ACCEPTED_MAX);
+    let accepting = tokio::spawn(accept(listener, service.clone(), grpc, stop.clone()));
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES * 2)
@@ -54,14 +67,102 @@ pub async fn serve(
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async move {
-                let _ = stop.wait_for(|stopped| *stopped).await;
-            },
-        );
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
+            let _ = stop.wait_for(|stopped| *stopped).await;
+        });
     if let Err(error) = server.await {
         tracing::error!("peer listener: {error}");
+    }
+    accepting.abort();
+}
+
+/// Accepts connections and tells the two kinds apart by their first byte.
+async fn accept(
+    listener: TcpListener,
+    service: Service,
+    grpc: mpsc::Sender<io::Result<TcpStream>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stopped| *stopped) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let _ = stream.set_nodelay(true);
+                let (service, grpc) = (service.clone(), grpc.clone());
+                tokio::spawn(async move {
+                    let mut first = [0];
+                    let peeked = tokio::time::timeout(FIRST_BYTE_LIMIT, stream.peek(&mut first));
+                    if !matches!(peeked.await, Ok(Ok(1))) {
+                        return;
+                    }
+                    if first[0] == bulk::MAGIC[0] {
+                        service.serve_bulk(stream).await;
+                    } else {
+                        let _ = grpc.send(Ok(stream)).await;
+                    }
+                });
+            }
+            Err(error) => {
+                // Most likely out of file descriptors: others may become free.
+                tracing::warn!("peer listener: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Service {
+    /// One bulk connection, until it ends.
+    async fn serve_bulk(mut self, stream: TcpStream) {
+        let (mut from, mut to) = stream.into_split();
+        let mut magic = [0; bulk::MAGIC.len()];
+        if from.read_exact(&mut magic).await.is_err() || magic != *bulk::MAGIC {
+            tracing::warn!("peer listener: a connection that is neither gRPC nor a broker's");
+            return;
+        }
+        let outbox = Outbox::new();
+        let mut session = Session {
+            transport: self.transport.clone(),
+            handler: self.handler.clone(),
+            outbox: outbox.clone(),
+            from: None,
+        };
+        let replies = {
+            let (outbox, transport) = (outbox.clone(), self.transport.clone());
+            tokio::spawn(async move {
+                if let Err(error) = bulk::send_all(&mut to, &outbox, &transport).await {
+                    tracing::debug!("replies to a peer: {error}");
+                    outbox.close();
+                }
+            })
+        };
+        loop {
+            let frame = tokio::select! {
+                frame = bulk::read_frame(&mut from) => frame,
+                _ = self.stop.wait_for(|stopped| *stopped) => break,
+            };
+            match frame {
+                Ok(Some((envelope, bytes))) => {
+                    self.transport.count_in(bytes);
+                    if !session.receive_all(envelope) {
+                        // The refusal still has to leave.
+                        outbox.finish();
+                        let _ = replies.await;
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!("peer listener: {error}");
+                    break;
+                }
+            }
+        }
+        outbox.close();
+        replies.abort();
     }
 }
 
@@ -108,18 +209,21 @@ impl Session {
             };
             let Ok(Some(envelope)) = envelope else { break };
             self.transport.count_in(envelope.encoded_len());
-            if let Some(from) = self.from {
-                self.transport.heard(from);
-            }
-            for message in envelope.messages {
-                if !self.receive(message) {
-                    // The refusal still has to leave.
-                    self.outbox.finish();
-                    return;
-                }
+            if !self.receive_all(envelope) {
+                // The refusal still has to leave.
+                self.outbox.finish();
+                return;
             }
         }
         self.outbox.close();
+    }
+
+    /// False when the peer has to be turned away.
+    fn receive_all(&mut self, envelope: Envelope) -> bool {
+        if let Some(from) = self.from {
+            self.transport.heard(from);
+        }
+        envelope.messages.into_iter().all(|m| self.receive(m))
     }
 
     /// False when the peer has to be turned away.
