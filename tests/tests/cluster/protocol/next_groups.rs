@@ -96,7 +96,7 @@ async fn heartbeat(wire: &mut Wire, version: i16) -> Result<()> {
         // A pattern that names the same topic, and nothing by name.
         let pattern = joining(&group, "you")
             .with_subscribed_topic_names(Some(Vec::new()))
-            .with_subscribed_topic_regex(Some(text(&format!(r"\Q{TOPIC}\E"))));
+            .with_subscribed_topic_regex(Some(text(format!(r"\Q{TOPIC}\E"))));
         let answer = wire.call(&pattern, version).await?;
         ensure_codes([answer.error_code], &[0])?;
         ensure!(answer.member_epoch == 2);

@@ -21,6 +21,7 @@ fn config() -> GroupConfig {
         offsets_retention_ms: 1_000_000_000,
         retention_check_ms: 600_000,
         metadata_max_bytes: 100,
+        broker: Arc::default(),
     }
 }
 
