@@ -83,12 +83,10 @@ impl Produce {
             AcksArg::Leader => (Acks::Leader, false),
             AcksArg::None => (Acks::None, false),
         };
-        let config = ProducerConfig {
-            acks,
-            idempotent,
-            compression: self.compression,
-            ..ProducerConfig::default()
-        };
+        let config = ProducerConfig::default()
+            .with_acks(acks)
+            .with_idempotent(idempotent)
+            .with_compression(self.compression);
         let producer = Producer::new(self.target.client(), config).await?;
         let (blocks, mut read) = mpsc::channel(BLOCKS_AHEAD);
         let reader = tokio::task::spawn_blocking(move || read_blocks(input, &blocks));

@@ -171,6 +171,11 @@ impl Connection {
             })
     }
 
+    /// The level of a feature that the whole cluster has agreed on, if it has.
+    pub(crate) fn feature(&self, name: &str) -> Option<i16> {
+        self.inner.versions.feature(name)
+    }
+
     /// Sends `request` and returns the answer.
     ///
     /// # Errors

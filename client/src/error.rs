@@ -84,6 +84,10 @@ pub enum Error {
     /// The transaction has failed. Only aborting it is left, which dropping it does too.
     #[error("the transaction must be aborted: {reason}")]
     TransactionFailed { reason: String },
+    /// Whether the transaction was committed is not known; it was or will be as a whole, or not at
+    /// all.
+    #[error("whether the transaction was committed is not known: {reason}")]
+    TransactionUncertain { reason: String },
     /// The group has given the partition to another member meanwhile: its records come again
     /// there, and nothing was committed.
     #[error("the group {group:?} has rebalanced: {code}")]

@@ -37,8 +37,10 @@ pub use error::{Error, ErrorCode, Result};
 pub use group::{Assignor, CommittedOffset};
 pub use metadata::{BrokerInfo, PartitionInfo, TopicInfo};
 pub use offsets::StartPosition;
-pub use partitioner::partition_of_key;
-pub use producer::{Acks, Delivery, Producer, ProducerConfig, Progress, RecordPosition};
+pub use partitioner::{Partitioner, partition_of_key};
+pub use producer::{
+    Acks, Delivery, Producer, ProducerConfig, Progress, RecordPosition, Transaction,
+};
 pub use record::{ConsumerRecord, Header, Record};
 pub use retry::{Pauses, RetryPolicy};
 pub use topic_partition::TopicPartition;

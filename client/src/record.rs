@@ -44,6 +44,13 @@ impl Record {
         self
     }
 
+    /// Sets [`Record::timestamp_ms`].
+    #[must_use]
+    pub fn with_timestamp_ms(mut self, timestamp_ms: i64) -> Record {
+        self.timestamp_ms = Some(timestamp_ms);
+        self
+    }
+
     pub fn with_header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> Record {
         self.headers.push(Header {
             key: key.into(),

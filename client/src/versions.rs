@@ -8,6 +8,7 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ApiVersions {
     ranges: HashMap<i16, VersionRange>,
+    features: HashMap<String, i16>,
 }
 
 impl ApiVersions {
@@ -23,7 +24,17 @@ impl ApiVersions {
                 (api.api_key, range)
             })
             .collect();
-        ApiVersions { ranges }
+        let features = response.finalized_features.iter();
+        let features = features.map(|f| (f.name.to_string(), f.max_version_level));
+        ApiVersions {
+            ranges,
+            features: features.collect(),
+        }
+    }
+
+    /// The finalized level of a feature.
+    pub(crate) fn feature(&self, name: &str) -> Option<i16> {
+        self.features.get(name).copied()
     }
 
     /// The highest version both sides speak, at most `max`; None when there is none.

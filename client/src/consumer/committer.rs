@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// clones are the same member.
 #[derive(Debug, Clone)]
 pub struct Committer {
-    pub(super) group: Group,
+    pub(crate) group: Group,
 }
 
 impl Committer {

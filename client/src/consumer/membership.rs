@@ -4,7 +4,7 @@
 use super::fetcher::Fetcher;
 use super::{Committer, Consumer, GroupConfig, OffsetReset, RebalanceHook};
 use crate::error::{Error, Result};
-use crate::group::{ChangeKind, Group, Membership};
+use crate::group::{ChangeKind, CommittedOffset, Group, Membership};
 use crate::offsets::StartPosition;
 use crate::topic_partition::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,8 +273,45 @@ impl Consumer {
     pub async fn committed(
         &mut self,
         partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, crate::CommittedOffset>> {
+    ) -> Result<BTreeMap<TopicPartition, CommittedOffset>> {
         self.committer()?.committed(partitions).await
+    }
+
+    /// Goes back to what the group has committed, as after a transaction that was aborted: what was
+    /// handed out since then comes again. Partitions without a commit begin where
+    /// [`ConsumerConfig::offset_reset`](crate::ConsumerConfig::offset_reset) says.
+    ///
+    /// # Errors
+    /// As [`Committer::committed`]; [`Error::Config`] without a group.
+    pub async fn rewind(&mut self) -> Result<()> {
+        let places = self.assignment();
+        let group = self.member_mut()?.group.clone();
+        let committed = group.committed(Some(&places)).await?;
+        for place in &places {
+            let start = self.start_of(&group, place, committed.get(place))?;
+            self.drop_current(place);
+            self.fetcher.seek(place, start);
+            if let Some(partition) = self.fetcher.get_mut(place) {
+                partition.settled = None;
+                partition.committed = committed.get(place).map(|c| c.offset);
+            }
+        }
+        self.last = None;
+        Ok(())
+    }
+
+    fn start_of(
+        &self,
+        group: &Group,
+        place: &TopicPartition,
+        committed: Option<&CommittedOffset>,
+    ) -> Result<StartPosition> {
+        match (committed, self.config.offset_reset) {
+            (Some(committed), _) => Ok(StartPosition::Offset(committed.offset)),
+            (None, OffsetReset::Earliest) => Ok(StartPosition::Earliest),
+            (None, OffsetReset::Latest) => Ok(StartPosition::Latest),
+            (None, OffsetReset::Fail) => Err(no_offset(group, place)),
+        }
     }
 
     /// Reads nothing more: commits what automatic commits have left, and leaves the group. A static
@@ -348,14 +385,7 @@ impl Consumer {
         let group = self.member_mut()?.group.clone();
         let committed = group.committed(Some(&places)).await?;
         for place in &places {
-            let start = match committed.get(place) {
-                Some(committed) => StartPosition::Offset(committed.offset),
-                None => match self.config.offset_reset {
-                    OffsetReset::Earliest => StartPosition::Earliest,
-                    OffsetReset::Latest => StartPosition::Latest,
-                    OffsetReset::Fail => return Err(no_offset(&group, place)),
-                },
-            };
+            let start = self.start_of(&group, place, committed.get(place))?;
             // Leaders of new topics may not be known yet.
             self.cluster.topic(&place.topic, false).await?;
             self.fetcher.add(place.clone(), start);

@@ -292,6 +292,18 @@ impl Consumer {
         self.fetcher.get(partition)?.position
     }
 
+    /// The next offsets to be handed out, of all partitions of which anything was: what
+    /// [`Transaction::send_offsets`](crate::Transaction::send_offsets) commits when all that was
+    /// handed out is dealt with.
+    pub fn positions(&mut self) -> BTreeMap<TopicPartition, i64> {
+        self.settle();
+        let known = self.fetcher.partitions().filter_map(|partition| {
+            let position = partition.settled?;
+            Some((partition.place.clone(), position))
+        });
+        known.collect()
+    }
+
     /// How many offsets are between what is handed out of each partition and its end, as its leader
     /// last said it. Partitions of which nothing was fetched yet are left out.
     pub fn lag(&self) -> BTreeMap<TopicPartition, i64> {

@@ -17,10 +17,6 @@ const FIRST_VERSION_OF_MANY: i16 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Group,
-    #[expect(
-        dead_code,
-        reason = "for the transactions of producers, which come next"
-    )]
     Transaction,
 }
 

@@ -4,7 +4,7 @@ use super::slot::Batch;
 use super::{Delivery, ProducerConfig, Progress};
 use crate::batch::BatchBuilder;
 use crate::error::{Error, Result};
-use crate::partitioner::{Sticky, partition_of_key};
+use crate::partitioner::{Chooser, Partitioner};
 use crate::record::Record;
 use futures_util::FutureExt;
 use futures_util::future::Shared;
@@ -52,6 +52,7 @@ pub(super) struct Accumulator {
     batch_bytes: usize,
     buffer_bytes: usize,
     linger: Duration,
+    partitioner: Partitioner,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ struct State {
 #[derive(Debug)]
 struct Topic {
     name: Arc<str>,
-    sticky: Sticky,
+    chooser: Chooser,
     open: Vec<Option<Open>>,
 }
 
@@ -95,6 +96,7 @@ impl Accumulator {
             batch_bytes: config.batch_bytes,
             buffer_bytes: config.buffer_bytes,
             linger: config.linger,
+            partitioner: config.partitioner.clone(),
         }
     }
 
@@ -179,7 +181,7 @@ impl Accumulator {
             let name = record.topic.clone();
             let topic = Topic {
                 name: name.clone(),
-                sticky: Sticky::new(),
+                chooser: Chooser::new(),
                 open: Vec::new(),
             };
             state.topics.insert(name, topic);
@@ -187,11 +189,11 @@ impl Accumulator {
         let Some(topic) = state.topics.get_mut(&*record.topic) else {
             unreachable!("inserted above when it was missing");
         };
-        let partition = match (record.partition, &record.key) {
-            (Some(partition), _) => partition,
-            (None, Some(key)) => partition_of_key(key, partitions),
-            (None, None) => topic.sticky.choose(partitions, bytes, self.batch_bytes),
-        };
+        let partitioner = &self.partitioner;
+        let partition =
+            topic
+                .chooser
+                .choose(partitioner, record, partitions, bytes, self.batch_bytes);
         let at = usize::try_from(partition)
             .ok()
             .filter(|&at| at < partitions);
@@ -248,7 +250,9 @@ impl Accumulator {
             state.filled.extend(open.map(|open| open.batch));
         }
         self.wake.notify_one();
-        state.outcomes.values().cloned().collect()
+        // One that someone has seen is not on its way, though it may still be listed.
+        let open = state.outcomes.values().filter(|o| o.peek().is_none());
+        open.cloned().collect()
     }
 
     /// Takes the batches that are full or have lingered long enough, and says when to look again.

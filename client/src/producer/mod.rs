@@ -1,16 +1,21 @@
 //! The producer: records wait in batches a partition, one task sends them.
 //!
 //! `accumulator` is where records wait, `sender` the task, `slot` what it keeps of each partition,
-//! `request` one Produce request and its answer.
+//! `request` one Produce request and its answer, `transaction` what becomes visible together,
+//! `config` the settings.
 
 mod accumulator;
+mod config;
 mod request;
 mod sender;
 mod slot;
+mod transaction;
+
+pub use config::{Acks, ProducerConfig};
+pub use transaction::Transaction;
 
 use crate::batch::size_bound;
 use crate::cluster::Cluster;
-use crate::compression::Compression;
 use crate::config::ClientConfig;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -20,93 +25,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::task::JoinHandle;
-
-/// Who must have a record before it counts as written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Acks {
-    /// Nobody: the broker does not answer, and offsets stay unknown.
-    None,
-    /// The leader.
-    Leader,
-    /// Every replica in sync; for Tidelog, a majority on disk.
-    #[default]
-    All,
-}
-
-impl Acks {
-    fn code(self) -> i16 {
-        match self {
-            Acks::None => 0,
-            Acks::Leader => 1,
-            Acks::All => -1,
-        }
-    }
-}
-
-/// How records are sent.
-#[derive(Debug, Clone)]
-pub struct ProducerConfig {
-    pub acks: Acks,
-    /// Numbers the batches so that none is written twice or out of order, whatever is sent again.
-    /// Only with [`Acks::All`].
-    pub idempotent: bool,
-    pub compression: Compression,
-    /// A batch is sent when it has this many bytes before compression, or after `linger`.
-    pub batch_bytes: usize,
-    pub linger: Duration,
-    /// Records waiting or on their way; [`Producer::send`] waits when they are more.
-    pub buffer_bytes: usize,
-    /// Batches of several partitions travel together up to this size.
-    pub request_bytes_max: usize,
-    /// Requests to one broker that are not answered yet; 5 is the most a broker can put in order.
-    pub in_flight_max: usize,
-    /// From [`Producer::send`] to the last attempt.
-    pub delivery_timeout: Duration,
-    /// Lets the broker create topics that do not exist, if it is set to (`auto.create.topics.enable`).
-    pub create_topics: bool,
-}
-
-impl Default for ProducerConfig {
-    fn default() -> ProducerConfig {
-        ProducerConfig {
-            acks: Acks::All,
-            idempotent: true,
-            compression: Compression::None,
-            batch_bytes: 512 << 10,
-            linger: Duration::from_millis(5),
-            buffer_bytes: 32 << 20,
-            request_bytes_max: 4 << 20,
-            in_flight_max: 5,
-            delivery_timeout: Duration::from_secs(120),
-            create_topics: true,
-        }
-    }
-}
-
-impl ProducerConfig {
-    fn check(&self) -> Result<()> {
-        let bad = |setting, reason: String| Err(Error::Config { setting, reason });
-        if self.idempotent && self.acks != Acks::All {
-            return bad("idempotent", "needs acks=all".to_owned());
-        }
-        if !(1..=5).contains(&self.in_flight_max) {
-            let reason = format!("{} is not between 1 and 5", self.in_flight_max);
-            return bad("in_flight_max", reason);
-        }
-        let range = 1024..=1 << 30;
-        for (setting, bytes) in [
-            ("batch_bytes", self.batch_bytes),
-            ("buffer_bytes", self.buffer_bytes),
-        ] {
-            if !range.contains(&bytes) {
-                return bad(setting, format!("{bytes} is not between 1024 and 2^30"));
-            }
-        }
-        Ok(())
-    }
-}
+use transaction::Transactional;
 
 /// Where a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,9 +38,9 @@ pub struct RecordPosition {
     pub offset: Option<i64>,
 }
 
-/// Resolves when the record is written, or is known not to be. Dropping it changes nothing.
+/// Resolves when the record is written, or is known not to be. Dropping it changes nothing; what
+/// became of records is then told as a whole, by [`Producer::flush`] or [`Transaction::commit`].
 #[derive(Debug, Clone)]
-#[must_use = "the record's fate is known only from this, or as a whole from flush()"]
 pub struct Delivery {
     outcome: Outcome,
     partition: i32,
@@ -142,23 +63,32 @@ impl Future for Delivery {
     }
 }
 
-/// Sends records. Share it by reference or in an `Arc`; call [`Producer::close`] at the end, because
-/// dropping it gives up what is not sent yet.
-#[derive(Debug)]
+/// Sends records. Clones are the same producer; call [`Producer::close`] at the end, because
+/// dropping the last one gives up what is not sent yet.
+#[derive(Debug, Clone)]
 pub struct Producer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     cluster: Cluster,
     accumulator: Arc<Accumulator>,
     create_topics: bool,
+    transactional: Option<Arc<Transactional>>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Producer {
+impl Drop for Inner {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 impl Producer {
+    /// Connects; with a [`ProducerConfig::transactional_id`] it also takes over from an earlier
+    /// producer of this id, aborting what that one left open.
+    ///
     /// # Errors
     /// [`Error::NoBroker`] when no bootstrap address answers, [`Error::Config`] for settings that
     /// exclude each other.
@@ -166,13 +96,29 @@ impl Producer {
         config.check()?;
         let cluster = Cluster::connect(client).await?;
         let create_topics = config.create_topics;
+        let transactional = match &config.transactional_id {
+            Some(id) => {
+                let timeout = config.transaction_timeout;
+                let begun = Transactional::begin_anew(cluster.clone(), id, timeout);
+                Some(Arc::new(begun.await?))
+            }
+            None => None,
+        };
         let accumulator = Arc::new(Accumulator::new(&config));
-        let sender = Sender::new(cluster.clone(), config, accumulator.clone());
+        let sender = Sender::new(
+            cluster.clone(),
+            config,
+            accumulator.clone(),
+            transactional.clone(),
+        );
         Ok(Producer {
-            cluster,
-            accumulator,
-            create_topics,
-            task: tokio::spawn(sender.run()),
+            inner: Arc::new(Inner {
+                cluster,
+                accumulator,
+                create_topics,
+                transactional,
+                task: tokio::spawn(sender.run()),
+            }),
         })
     }
 
@@ -181,8 +127,58 @@ impl Producer {
     ///
     /// # Errors
     /// When the record cannot be sent at all: its topic or partition does not exist, it is too
-    /// large, or no room was made in time. What happens later is the [`Delivery`]'s.
+    /// large, or no room was made in time; or when the producer is transactional and the record
+    /// belongs into a [`Transaction`]. What happens later is the [`Delivery`]'s.
     pub async fn send(&self, record: Record) -> Result<Delivery> {
+        if self.inner.transactional.is_some() {
+            return Err(Error::Config {
+                setting: "transactional_id",
+                reason: "is set: send within a transaction".to_owned(),
+            });
+        }
+        self.inner.send(record).await
+    }
+
+    /// Opens a transaction, waiting until the one before is ended.
+    ///
+    /// # Errors
+    /// [`Error::Config`] without a [`ProducerConfig::transactional_id`], [`Error::Fenced`] when
+    /// another producer with this id has begun.
+    pub async fn begin(&self) -> Result<Transaction> {
+        Transaction::begin(self.inner.clone()).await
+    }
+
+    /// Waits until every record sent before this call is written or given up.
+    ///
+    /// # Errors
+    /// The first failure among the batches that were still on their way.
+    pub async fn flush(&self) -> Result<()> {
+        self.inner.flush().await
+    }
+
+    /// Flushes; the sending task ends with the last clone.
+    ///
+    /// # Errors
+    /// As [`Producer::flush`].
+    pub async fn close(self) -> Result<()> {
+        self.flush().await
+    }
+
+    /// How far it has come since it was made.
+    pub fn progress(&self) -> Progress {
+        self.inner.accumulator.progress()
+    }
+}
+
+impl Inner {
+    fn transactional(&self) -> Result<&Arc<Transactional>> {
+        self.transactional.as_ref().ok_or_else(|| Error::Config {
+            setting: "transactional_id",
+            reason: "is not set".to_owned(),
+        })
+    }
+
+    async fn send(&self, record: Record) -> Result<Delivery> {
         let bytes = size_bound(&record);
         let limit = self.accumulator.buffer_bytes();
         if bytes > limit {
@@ -223,30 +219,13 @@ impl Producer {
         }
     }
 
-    /// Waits until every record sent before this call is written or given up.
-    ///
-    /// # Errors
-    /// The first failure among the batches that were still on their way.
-    pub async fn flush(&self) -> Result<()> {
+    async fn flush(&self) -> Result<()> {
         let mut first = Ok(());
         for outcome in self.accumulator.flush() {
             let outcome = outcome.await.unwrap_or(Err(Error::Closed));
             first = first.and(outcome.map(|_| ()));
         }
         first
-    }
-
-    /// Flushes, then ends the sending task.
-    ///
-    /// # Errors
-    /// As [`Producer::flush`].
-    pub async fn close(self) -> Result<()> {
-        self.flush().await
-    }
-
-    /// How far it has come since it was made.
-    pub fn progress(&self) -> Progress {
-        self.accumulator.progress()
     }
 }
 

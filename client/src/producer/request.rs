@@ -3,6 +3,7 @@
 use super::ProducerConfig;
 use super::accumulator::Written;
 use super::slot::Batch;
+use super::transaction::Transactional;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorCode, Result};
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use uuid::Uuid;
 
 /// From this version on topics are named by their id.
 const FIRST_VERSION_BY_ID: i16 = 13;
+/// Later versions add the partition to the transaction by themselves (TV2).
+const LAST_VERSION_OF_FIRST: i16 = 11;
 /// How long after the broker's own time limit an answer is still awaited.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
@@ -38,9 +41,10 @@ pub(super) fn send(
     connection: &Connection,
     parts: Vec<Part>,
     config: &ProducerConfig,
+    transactional: Option<&Transactional>,
     limit: Duration,
 ) -> impl Future<Output = Answered> + Send + use<> {
-    let submitted = submit(connection, &parts, config, limit);
+    let submitted = submit(connection, &parts, config, transactional, limit);
     let connection = connection.clone();
     async move {
         match submitted {
@@ -71,6 +75,7 @@ fn submit(
     connection: &Connection,
     parts: &[Part],
     config: &ProducerConfig,
+    transactional: Option<&Transactional>,
     limit: Duration,
 ) -> Result<Submitted> {
     let has_ids = parts.iter().all(|part| !part.topic_id.is_nil());
@@ -78,6 +83,10 @@ fn submit(
         i16::MAX
     } else {
         FIRST_VERSION_BY_ID - 1
+    };
+    let highest = match transactional {
+        Some(transactional) if !transactional.is_second() => highest.min(LAST_VERSION_OF_FIRST),
+        _ => highest,
     };
     let version = connection.version::<ProduceRequest>(highest)?;
     let mut topics: HashMap<&Arc<str>, TopicProduceData> = HashMap::new();
@@ -97,6 +106,7 @@ fn submit(
         );
     }
     let request = ProduceRequest::default()
+        .with_transactional_id(transactional.map(Transactional::wire_id))
         .with_acks(config.acks.code())
         .with_timeout_ms(limit.as_millis().try_into().unwrap_or(i32::MAX))
         .with_topic_data(topics.into_values().collect());

@@ -1,11 +1,13 @@
 //! The task that sends batches, and decides what a failure means for them.
 
 mod hanging;
+mod transactional;
 
 use super::ProducerConfig;
 use super::accumulator::{Accumulator, FilledBatch, Written};
 use super::request::{self, Answered, Part};
 use super::slot::{Batch, Payload, Slot};
+use super::transaction::Transactional;
 use crate::batch::{ClosedBatch, ProducerMark};
 use crate::cluster::{Cluster, Lane};
 use crate::compression::Compression;
@@ -37,6 +39,9 @@ pub(super) struct Sender {
     /// Given to partitions that have none.
     producer: Option<ProducerMark>,
     asking_producer: bool,
+    transactional: Option<Arc<Transactional>>,
+    /// The coordinator is being told of partitions of the transaction.
+    adding: bool,
     refresh_at: Option<Instant>,
     refreshing: bool,
     backoff: Backoff,
@@ -51,6 +56,8 @@ enum Event {
     Connected(i32, Result<Connection>),
     Answered(i32, Answered),
     Refreshed(Result<()>),
+    /// Partitions to the transaction of this number.
+    Added(u64, Result<()>),
 }
 
 impl Sender {
@@ -58,6 +65,7 @@ impl Sender {
         cluster: Cluster,
         config: ProducerConfig,
         accumulator: Arc<Accumulator>,
+        transactional: Option<Arc<Transactional>>,
     ) -> Sender {
         let backoff = Backoff::new(cluster.config());
         Sender {
@@ -72,6 +80,8 @@ impl Sender {
             in_flight: HashMap::new(),
             producer: None,
             asking_producer: false,
+            transactional,
+            adding: false,
             refresh_at: None,
             refreshing: false,
             backoff,
@@ -84,6 +94,9 @@ impl Sender {
         loop {
             let now = Instant::now();
             let next_due = self.take_batches(now);
+            // After the batches: those of a transaction are put in after its mark is set.
+            self.take_new_mark();
+            self.discard();
             self.give_up_late(now);
             self.close_gaps();
             self.look_after_overdue(now);
@@ -185,6 +198,10 @@ impl Sender {
     }
 
     fn give_up(&mut self, batch: Batch, error: Error) {
+        if self.transactional.is_some() {
+            self.fail_transaction(&error);
+            return self.finish(batch, Err(error));
+        }
         let numbered = batch.mark.is_some_and(|mark| mark != ProducerMark::NONE);
         self.slots[batch.slot].gap |= numbered;
         self.finish(batch, Err(error));
@@ -311,6 +328,9 @@ impl Sender {
                 }
             }
         }
+        if !self.in_transaction(slot) {
+            return false;
+        }
         let on_their_way = self.in_flight.get(&leader).map_or(0, OnTheirWay::count);
         on_their_way < self.config.in_flight_max && self.connected(leader)
     }
@@ -342,7 +362,8 @@ impl Sender {
             deadline.saturating_duration_since(now)
         });
         let limit = left.min(self.cluster.config().request_timeout);
-        let answered = request::send(connection, parts, &self.config, limit);
+        let transactional = self.transactional.as_deref();
+        let answered = request::send(connection, parts, &self.config, transactional, limit);
         let patience = self.patience();
         let on_their_way = self.in_flight.entry(leader).or_default();
         on_their_way.sent(now + patience);
@@ -353,7 +374,7 @@ impl Sender {
     }
 
     fn ask_producer(&mut self) {
-        if self.asking_producer || self.refresh_at.is_some() {
+        if self.asking_producer || self.refresh_at.is_some() || self.transactional.is_some() {
             return;
         }
         self.asking_producer = true;
@@ -389,6 +410,7 @@ impl Sender {
                     Err(error) => self.nothing_can_be_sent(&error),
                 }
             }
+            Event::Added(number, result) => self.added(number, result),
             Event::Answered(broker, answered) => {
                 let overdue_at = Instant::now() + self.patience();
                 self.in_flight
@@ -457,11 +479,18 @@ impl Sender {
             )
         );
         let slot = &mut self.slots[at];
+        let passes = error.is_transient() || error.is_unknown_topic();
+        if let Some(transactional) = &self.transactional
+            && (!passes || transactional.is_discarding())
+            && !(lost_count && slot.has_earlier(batch.id))
+        {
+            return self.give_up(batch, error);
+        }
         if lost_count && self.config.idempotent {
             // Either an earlier batch is still to be sent again, or the broker knows nothing of the
             // earlier ones: then this one was not written, and goes under a new producer id.
             slot.gap |= !slot.has_earlier(batch.id);
-        } else if error.is_transient() || error.code().is_some_and(ErrorCode::is_unknown_topic) {
+        } else if passes {
             batch.maybe_written |= true;
             self.want_refresh();
         } else {

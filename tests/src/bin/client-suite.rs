@@ -11,7 +11,9 @@ async fn main() -> ExitCode {
         eprintln!("give the bootstrap servers");
         return ExitCode::FAILURE;
     };
-    let needs = args.next().unwrap_or_else(|| "groups,nextgen".to_owned());
+    let needs = args
+        .next()
+        .unwrap_or_else(|| "core,groups,nextgen,transactions".to_owned());
     let needs: Vec<&str> = needs.split(',').collect();
     let only: Vec<String> = args.collect();
     match client_suite::run(&bootstrap, &needs, &only).await {

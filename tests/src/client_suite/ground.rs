@@ -71,7 +71,7 @@ pub async fn write(
         let record = Record::new(topic, number.to_string());
         let record = record.with_partition(number as i32 % partitions);
         // What becomes of it is told by close().
-        drop(producer.send(record).await?);
+        producer.send(record).await?;
     }
     producer.close().await.context("write the numbers")
 }

@@ -1,11 +1,15 @@
 //! What the Rust client promises, checked against any cluster that speaks the Kafka protocol: the
 //! same checks run against Tidelog and against Apache Kafka.
 //!
+//! - [`core`]: producing and consuming without a group.
 //! - [`groups`]: consumer groups in both protocols.
+//! - [`transactions`]: transactions and reading committed records.
 //! - [`ground`]: topics and records to check with.
 
+pub mod core;
 pub mod ground;
 pub mod groups;
+pub mod transactions;
 
 use anyhow::{Context, Result};
 use std::future::Future;
@@ -20,7 +24,7 @@ type Running = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 /// One promise.
 pub struct Check {
     pub name: &'static str,
-    /// What of the broker it needs: `groups`, `nextgen`, `transactions`.
+    /// What of the broker it needs: `core`, `groups`, `nextgen`, `transactions`.
     pub needs: &'static str,
     run: fn(String) -> Running,
 }
@@ -52,6 +56,15 @@ macro_rules! checks {
 }
 
 checks! {
+    "core": core {
+        records_come_back_as_they_were_sent,
+        a_full_buffer_waits_and_close_loses_nothing,
+        each_partitioner_chooses_as_it_says,
+        acks_and_errors_are_told,
+        an_offset_out_of_range_is_reset_or_told,
+        topics_are_administered,
+        lag_and_positions_follow_what_is_handed_out,
+    }
     "groups": groups {
         a_group_reads_each_record_once,
         a_member_that_comes_takes_over_partitions,
@@ -64,15 +77,21 @@ checks! {
         seeking_by_offset_and_time,
         a_new_topic_is_found,
     }
+    "transactions": transactions {
+        a_transaction_is_seen_whole_or_not_at_all,
+        an_empty_transaction_is_no_trouble,
+        a_newer_producer_fences_the_older,
+        reading_and_writing_is_exactly_once,
+        an_open_transaction_hides_what_follows,
+    }
     "nextgen": groups {
         the_broker_assigns,
         the_broker_moves_partitions_to_who_comes,
     }
 }
 
-/// Runs the checks of these needs, four at a time, and prints a line for each.
-///
-/// Returns how many failed.
+/// Runs the checks of these needs, four at a time, and prints a line for each. Returns how many
+/// failed.
 pub async fn run(bootstrap: &str, needs: &[&str], only: &[String]) -> usize {
     use futures_util::{StreamExt, stream};
     let wanted = all().into_iter().filter(|check| {

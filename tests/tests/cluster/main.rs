@@ -1,6 +1,7 @@
 //! Whole-cluster tests: processes, sockets, kills. One binary, so that it links once.
 
 mod catch_up;
+mod client;
 mod damage;
 mod dev;
 mod disk;
