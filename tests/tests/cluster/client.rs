@@ -1,14 +1,18 @@
 //! What the Rust client promises, against three brokers of ours.
 
 use anyhow::{Result, ensure};
-use tidelog_tests::{Cluster, client_suite};
+use tidelog_tests::{Cluster, ClusterOptions, client_suite};
 
-/// What the brokers have by now; `groups`, `nextgen` and `transactions` follow with their APIs.
-const NEEDS: [&str; 1] = ["core"];
+/// What the brokers have by now; `nextgen` and `transactions` follow with their APIs.
+const NEEDS: [&str; 2] = ["core", "groups"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rust_client_keeps_its_promises() -> Result<()> {
-    let cluster = Cluster::start().await?;
+    let cluster = Cluster::start_with(ClusterOptions {
+        settings: vec![("group.initial.rebalance.delay.ms".into(), "0".into())],
+        ..ClusterOptions::default()
+    })
+    .await?;
     let failed = client_suite::run(&cluster.bootstrap(), &NEEDS, &[]).await;
     ensure!(failed == 0, "{failed} checks failed; their lines are above");
     Ok(())
