@@ -18,7 +18,9 @@ start_cluster() {
 
 stop_cluster() {
   local pid
-  for pid in ${RESTARTED:-} ${CLUSTER_PID:-}; do kill "$pid" 2> /dev/null || true; done
+  # Also those that groups.py has started again.
+  for pid in ${RESTARTED:-} $(cat "$WORK/restarted.pids" 2> /dev/null) ${CLUSTER_PID:-}; do kill "$pid" 2> /dev/null || true; done
+  rm -f "$WORK/restarted.pids"
   for pid in ${RESTARTED:-} ${CLUSTER_PID:-}; do wait "$pid" 2> /dev/null || true; done
 }
 
