@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod client;
+mod consumer_groups;
 mod damage;
 mod dev;
 mod disk;
