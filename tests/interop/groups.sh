@@ -10,9 +10,12 @@ groups_of_every_library() {
     [sarama]="$WORK/go-member sarama"
     [kafkajs]="node $WORK/js/member.js"
     [kafka-clients]="$java tidelog.interop.Member"
+    # The next protocol (KIP-848).
+    [confluent-kafka-next]="$PYTHON $HERE/python/member.py confluent-next"
+    [kafka-clients-next]="$java -Dnext=true tidelog.interop.Member"
   )
   local library arguments=()
-  for library in ${INTEROP_GROUP_LIBRARIES:-confluent-kafka kafka-python franz-go sarama kafkajs kafka-clients}; do
+  for library in ${INTEROP_GROUP_LIBRARIES:-confluent-kafka kafka-python franz-go sarama kafkajs kafka-clients confluent-kafka-next kafka-clients-next}; do
     arguments+=("$library=${member[$library]}")
   done
   program groups "$PYTHON" "$HERE/python/groups.py" "$BOOTSTRAP" "${INTEROP_GROUP_RECORDS:-60000}" "$data" \

@@ -37,14 +37,19 @@ def read(offsets):
     return {partition: following for partition, (_, following) in runs.items()}
 
 
-def confluent():
+def confluent(protocol="classic"):
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-    consumer = Consumer({
+    settings = {
         "bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False,
-        "auto.offset.reset": "earliest", "session.timeout.ms": 6000, "heartbeat.interval.ms": 500,
-        "partition.assignment.strategy": "cooperative-sticky",
-    })
+        "auto.offset.reset": "earliest", "group.protocol": protocol,
+    }
+    if protocol == "classic":
+        settings |= {
+            "session.timeout.ms": 6000, "heartbeat.interval.ms": 500,
+            "partition.assignment.strategy": "cooperative-sticky",
+        }
+    consumer = Consumer(settings)
     consumer.subscribe([topic])
     while not stopping:
         messages = [m for m in consumer.consume(500, 0.2) if m.error() is None]
@@ -85,4 +90,4 @@ def kafka_python():
     consumer.close(autocommit=False)
 
 
-{"confluent": confluent, "kafka-python": kafka_python}[library]()
+{"confluent": confluent, "confluent-next": lambda: confluent("consumer"), "kafka-python": kafka_python}[library]()

@@ -18,7 +18,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
  * A member of a consumer group: Member BOOTSTRAP GROUP TOPIC [SETTING=VALUE ...]. SIGTERM makes it leave.
- * What it prints is described in python/member.py.
+ * With -Dnext=true it speaks the next group protocol (KIP-848). What it prints is described in python/member.py.
  */
 public final class Member {
     private static void say(String kind, long... numbers) {
@@ -40,6 +40,12 @@ public final class Member {
         settings.put("max.poll.records", "500");
         settings.put("session.timeout.ms", "6000");
         settings.put("heartbeat.interval.ms", "500");
+        if (Boolean.getBoolean("next")) {
+            settings.put("group.protocol", "consumer");
+            // The broker says.
+            settings.remove("session.timeout.ms");
+            settings.remove("heartbeat.interval.ms");
+        }
         for (int i = 3; i < args.length; i++) {
             String[] pair = args[i].split("=", 2);
             if (pair[1].isEmpty()) {
