@@ -1,5 +1,6 @@
 //! Whole-cluster tests: processes, sockets, kills. One binary, so that it links once.
 
+mod bad_input;
 mod catch_up;
 mod client;
 mod consumer_groups;
