@@ -3,12 +3,14 @@
 mod bad_input;
 mod catch_up;
 mod client;
+mod command_line;
 mod consumer_groups;
 mod damage;
 mod dev;
 mod disk;
 mod faults;
 mod groups;
+mod http;
 mod produce_consume;
 mod protocol;
 mod restart;
