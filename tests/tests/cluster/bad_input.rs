@@ -197,8 +197,7 @@ async fn batches_that_are_wrong_are_refused_and_the_next_is_taken() -> Result<()
             vec![ResponseError::MessageTooLarge],
         ),
     ];
-    let mut accepted = 0;
-    for (what, records, wanted) in cases {
+    for (accepted, (what, records, wanted)) in (0..).zip(cases) {
         let told = produce(&mut wire, topic, 0, records)
             .await
             .with_context(|| what.to_owned())?;
@@ -210,7 +209,6 @@ async fn batches_that_are_wrong_are_refused_and_the_next_is_taken() -> Result<()
         let told = produce(&mut wire, topic, 0, good.encode()).await?;
         ensure!(told.error_code == 0, "after {what}: {told:?}");
         ensure!(told.base_offset == accepted * 2, "after {what}: {told:?}");
-        accepted += 1;
     }
     Ok(())
 }
