@@ -3,17 +3,20 @@
 use crate::config::{BrokerConfig, host_port};
 use crate::coordinator::Coordinator;
 use crate::coordinator::group::{GroupConfig, GroupShard};
-use crate::coordinator::topic::CONSUMER_OFFSETS;
+use crate::coordinator::topic::{CONSUMER_OFFSETS, TRANSACTION_STATE};
+use crate::coordinator::transaction::{TransactionConfig, TransactionShard, markers};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::http;
 use crate::kafka::fetch_session::FetchSessions;
 use crate::kafka::limits::Limits;
 use crate::kafka::listener;
+use crate::kafka::produce_verify::Verifier;
 use crate::metadata::changes::{ProducerIds, Refused, propose};
 use crate::metadata::command::{Command, RegisterBroker};
 use crate::metadata::machine::Machine;
 use crate::metadata::{MetadataImage, reconcile};
 use crate::metrics::Metrics;
+use crate::peer_calls::Answers;
 use crate::producer_expiry;
 use arc_swap::ArcSwap;
 use kafka_protocol::error::ResponseError;
@@ -60,6 +63,9 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// Consumer groups and committed offsets.
     pub groups: Arc<Coordinator<GroupShard>>,
+    pub transactions: Arc<Coordinator<TransactionShard>>,
+    /// Transactional batches whose transaction is being looked up.
+    pub verifier: Verifier,
     /// Metadata index up to which this broker's replicas are open; 0 before the first time.
     pub opened_index: AtomicU64,
     registered: AtomicBool,
@@ -123,6 +129,10 @@ impl RunningBroker {
         let groups = Coordinator::new(CONSUMER_OFFSETS, move |_| {
             GroupShard::new(group_config.clone())
         });
+        let transaction_config = TransactionConfig::of(&config);
+        let transactions = Coordinator::new(TRANSACTION_STATE, move |_| {
+            TransactionShard::new(transaction_config)
+        });
         let broker = Arc::new(Broker {
             id: config.broker_id(),
             fetch_sessions: FetchSessions::new(slots),
@@ -133,6 +143,8 @@ impl RunningBroker {
             limits,
             producer_ids: ProducerIds::default(),
             groups,
+            transactions,
+            verifier: Verifier::default(),
             opened_index: AtomicU64::new(0),
             registered: AtomicBool::new(false),
             data_dir,
@@ -146,6 +158,15 @@ impl RunningBroker {
                 .clone()
                 .run(broker.clone(), changes.clone(), stopped.clone()),
         );
+        broker
+            .node
+            .answer_calls(Arc::new(Answers(Arc::downgrade(&broker))));
+        tokio::spawn(broker.transactions.clone().run(
+            broker.clone(),
+            changes.clone(),
+            stopped.clone(),
+        ));
+        tokio::spawn(markers::run(broker.clone(), stopped.clone()));
         tokio::spawn(reconcile::run(broker.clone(), changes, stopped.clone()));
         tokio::spawn(reconcile::retention(broker.clone(), stopped.clone()));
         tokio::spawn(producer_expiry::run(broker.clone(), stopped.clone()));

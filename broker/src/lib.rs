@@ -3,7 +3,8 @@
 //! The rooms: [`config`] settings and where each came from; [`metadata`] the replicated cluster
 //! metadata (brokers, topics, configs) and the reconciler that opens and removes local replicas;
 //! [`coordinator`] state machines over internal topics, such as consumer groups;
-//! [`kafka`] the listener, one file per API; [`producer_expiry`] forgets idle producers; [`http`]
+//! [`kafka`] the listener, one file per API; [`peer_calls`] what brokers ask each other;
+//! [`producer_expiry`] forgets idle producers; [`http`]
 //! health and Prometheus metrics; [`broker`]
 //! starts and stops all of it.
 
@@ -15,6 +16,7 @@ pub mod http;
 pub mod kafka;
 pub mod metadata;
 pub mod metrics;
+pub mod peer_calls;
 pub mod producer_expiry;
 
 pub use broker::{Broker, RunningBroker, StartError};

@@ -53,6 +53,16 @@ impl Handler for Incoming {
             Body::ReadLog(read) => read_log(&shared, GroupId(group), read),
             Body::RebuildState(_) => rebuild_state(&shared, GroupId(group), from),
             Body::Barrier(_) => barrier(&shared, GroupId(group)),
+            Body::Call(call) => match shared.calls.get() {
+                Some(calls) => {
+                    let reply = calls.handle(from, call.request);
+                    Handled::Later(Box::pin(async move {
+                        let reply = reply.await;
+                        Some(Body::CallReply(wire::CallReply { reply }))
+                    }))
+                }
+                None => refused("this broker is still starting".to_owned()),
+            },
             raft => match shared.group(GroupId(group)) {
                 Some(group) => raft_message(&shared, group, from, raft),
                 None => refused(format!("group {group} is not open here")),

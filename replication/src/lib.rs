@@ -3,11 +3,12 @@
 //! The rooms: [`node`] starts and stops everything one broker replicates; [`partition`] is one
 //! replica of one partition; `group` drives a single openraft group; `log_store` keeps its log over
 //! the shared journal; `state_machine` applies committed entries; `transport` carries messages of
-//! all groups between two brokers over one stream; `detector` notices dead brokers and starts
+//! all groups between two brokers over one stream, and `calls` the broker's own requests over it; `detector` notices dead brokers and starts
 //! elections.
 //!
 //! Data goes one way: `broker → replication → storage`. Only this crate imports openraft.
 
+mod calls;
 mod catch_up;
 mod detector;
 pub mod error;
@@ -25,6 +26,7 @@ mod transport;
 mod types;
 mod waiters;
 
+pub use calls::Calls;
 pub use error::{ProposeError, ReplicationError};
 pub use ids::BrokerId;
 pub use node::{LeaderInfo, MetadataMachine, Node, NodeConfig, NodeMetrics, PeerAddress};

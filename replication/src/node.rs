@@ -1,5 +1,6 @@
 //! Everything one broker replicates.
 
+use crate::calls::Calls;
 use crate::catch_up::PeerCatchUp;
 use crate::detector;
 use crate::error::{ProposeError, ReplicationError};
@@ -18,8 +19,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tidelog_proto::peer::{self as wire, message::Body};
 use tidelog_storage::ids::GroupId;
@@ -107,6 +108,8 @@ pub struct NodeShared {
     unsettled_flag: AtomicBool,
     stopping: AtomicBool,
     pub rebuild: Rebuild,
+    /// Who answers the calls of other brokers, once the broker is made.
+    pub calls: OnceLock<Arc<dyn Calls>>,
 }
 
 impl NodeShared {
@@ -242,6 +245,7 @@ impl Node {
             unsettled_flag: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             rebuild: Rebuild::of(&config.data_dir),
+            calls: OnceLock::new(),
         });
         let context = GroupContext {
             broker: config.broker,
@@ -495,6 +499,10 @@ impl Node {
     /// The local replica, when this broker has one.
     pub fn partition(&self, group: GroupId) -> Option<Arc<Partition>> {
         self.shared.partition(group)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<NodeShared> {
+        &self.shared
     }
 
     /// All local replicas.

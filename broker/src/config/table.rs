@@ -422,10 +422,22 @@ pub const BROKER: &[Setting] = &[
         "largest request",
     ),
     fixed(
+        "transaction.max.timeout.ms",
+        Kind::Int(1, i32::MAX as i64),
+        "900000",
+        "longest transaction timeout a producer may ask for",
+    ),
+    fixed(
         "transaction.state.log.num.partitions",
         Kind::Int(1, 10_000),
         "16",
         "partitions of __transaction_state when it is created: transactional ids are spread over them",
+    ),
+    fixed(
+        "transactional.id.expiration.ms",
+        POSITIVE,
+        "604800000",
+        "a transactional id without a transaction for this long is forgotten",
     ),
     fixed(
         "unclean.leader.election.enable",

@@ -47,6 +47,7 @@ mod runtime;
 mod task;
 mod timers;
 pub mod topic;
+pub mod transaction;
 
 pub use codec::{Malformed, Reader, Writer};
 pub use runtime::{Coordinator, Unavailable};
@@ -68,6 +69,8 @@ pub struct Turn {
     pub now_ms: i64,
     /// Milliseconds of a clock that never goes back: for deadlines.
     pub clock_ms: i64,
+    /// In which this broker leads the partition.
+    pub leader_epoch: i32,
     pub image: Arc<MetadataImage>,
 }
 

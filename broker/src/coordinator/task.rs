@@ -196,6 +196,7 @@ impl<S: Shard> Serving<'_, S> {
         Turn {
             now_ms: now_ms(),
             clock_ms: self.coordinator.clock_ms(),
+            leader_epoch: self.epoch,
             image: self.broker.metadata.load_full(),
         }
     }

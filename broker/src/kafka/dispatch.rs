@@ -121,6 +121,13 @@ apis! {
     DeleteTopics, DeleteTopicsRequest, 6, delete_topics;
     DeleteRecords, DeleteRecordsRequest, 2, delete_records;
     InitProducerId, InitProducerIdRequest, 5, init_producer_id;
+    AddPartitionsToTxn, AddPartitionsToTxnRequest, 5, add_partitions_to_txn;
+    AddOffsetsToTxn, AddOffsetsToTxnRequest, 4, add_offsets_to_txn;
+    EndTxn, EndTxnRequest, 5, end_txn;
+    WriteTxnMarkers, WriteTxnMarkersRequest, 1, write_txn_markers;
+    DescribeProducers, DescribeProducersRequest, 0, describe_producers;
+    DescribeTransactions, DescribeTransactionsRequest, 0, describe_transactions;
+    ListTransactions, ListTransactionsRequest, 1, list_transactions;
     OffsetForLeaderEpoch, OffsetForLeaderEpochRequest, 4, offset_for_leader_epoch;
     DescribeConfigs, DescribeConfigsRequest, 4, describe_configs;
     AlterConfigs, AlterConfigsRequest, 2, alter_configs;

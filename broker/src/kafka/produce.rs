@@ -1,6 +1,8 @@
 //! Produce (versions 3 to 13): each batch becomes a Raft proposal; the answer waits for a majority.
+//! Transactional batches go through [`super::produce_verify`].
 
 use super::dispatch::{Answer, Head};
+use super::produce_verify::{self, Admitted, Question};
 use super::{RequestContext, find_led, find_topic, text};
 use crate::broker::{Broker, now_ms};
 use crate::config::TopicConfig;
@@ -18,7 +20,7 @@ use kafka_protocol::messages::{BrokerId, ProduceResponse as Response};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tidelog_replication::{Proposal, ProposeError};
+use tidelog_replication::{Appended, ProposeError};
 use tidelog_storage::batch::{self, BatchError, BatchHeader};
 use tidelog_storage::log::ProducerRejection;
 
@@ -48,7 +50,7 @@ fn refuse(error: ResponseError, message: impl Into<String>) -> Refusal {
 struct Proposed {
     index: i32,
     append_time_ms: i64,
-    outcome: Result<Proposal, Refusal>,
+    outcome: Result<Admitted, Refusal>,
 }
 
 struct ProposedTopic {
@@ -64,7 +66,8 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
     let image = broker.metadata.load_full();
     let acks = request.acks;
     let timeout = Duration::from_millis(request.timeout_ms.max(1) as u64);
-    let transactional = request.transactional_id.is_some();
+    let transactional_id = request.transactional_id.as_ref().map(|id| id.to_string());
+    let mut question = transactional_id.map(|id| Question::new(id, head.version, timeout));
     let topics: Vec<ProposedTopic> = request
         .topic_data
         .into_iter()
@@ -82,10 +85,6 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
                         _ if !matches!(acks, -1..=1) => {
                             Err(ResponseError::InvalidRequiredAcks.into())
                         }
-                        _ if transactional => Err(refuse(
-                            ResponseError::TransactionalIdAuthorizationFailed,
-                            "this broker has no transactions yet",
-                        )),
                         (Ok(topic), _) if is_internal(&topic.name) => Err(refuse(
                             ResponseError::InvalidTopicException,
                             format!("Cannot append to internal topic {}", topic.name),
@@ -94,7 +93,7 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
                         (Err(error), _) => Err((*error).into()),
                         (Ok(_), None) => Err(ResponseError::UnknownTopicOrPartition.into()),
                     };
-                    propose(&broker, checked, p)
+                    propose(&broker, checked, p, question.as_mut())
                 })
                 .collect();
             ProposedTopic {
@@ -105,6 +104,10 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
             }
         })
         .collect();
+    if let Some(question) = question.filter(|q| !q.is_empty()) {
+        // Ends by its own timeout; the answer below waits for it.
+        tokio::spawn(produce_verify::ask(broker.clone(), question));
+    }
     if acks == 0 {
         // The proposals go on by themselves; the client expects no answer.
         return Box::pin(std::future::ready(Ok(None)));
@@ -119,6 +122,7 @@ fn propose(
     broker: &Broker,
     checked: Result<(&Arc<Topic>, &TopicConfig), Refusal>,
     data: PartitionProduceData,
+    question: Option<&mut Question>,
 ) -> Proposed {
     let mut append_time_ms = -1;
     let outcome = checked.and_then(|(topic, config)| {
@@ -143,7 +147,17 @@ fn propose(
         } else {
             records
         };
-        Ok(found.partition.propose(records))
+        if !header.is_transactional() {
+            return Ok(Admitted::Proposed(found.partition.propose(records)));
+        }
+        let question = question.ok_or_else(|| {
+            refuse(
+                ResponseError::TransactionalIdAuthorizationFailed,
+                "a transactional batch without a transactional id",
+            )
+        })?;
+        let verifier = &broker.verifier;
+        Ok(verifier.admit(&found.partition, &header, records, question)?)
     });
     Proposed {
         index: data.index,
@@ -167,12 +181,6 @@ fn check_contents(
     header: &BatchHeader,
     config: &TopicConfig,
 ) -> Result<(), Refusal> {
-    if header.is_transactional() {
-        return Err(refuse(
-            ResponseError::InvalidTxnState,
-            "this broker has no transactions yet",
-        ));
-    }
     if !config.log_append_time {
         let now = now_ms();
         let ahead = header.max_timestamp.saturating_sub(now);
@@ -265,14 +273,14 @@ async fn settle(proposed: Proposed, timeout: Duration) -> PartitionProduceRespon
         .with_log_append_time_ms(-1)
         .with_log_start_offset(-1);
     let refusal = match proposed.outcome {
-        Ok(proposal) => match tokio::time::timeout(timeout, proposal).await {
+        Ok(admitted) => match tokio::time::timeout(timeout, decided(admitted)).await {
             Ok(Ok(appended)) => {
                 return response
                     .with_base_offset(appended.base_offset)
                     .with_log_append_time_ms(proposed.append_time_ms)
                     .with_log_start_offset(appended.log_start_offset);
             }
-            Ok(Err(error)) => proposal_refusal(error),
+            Ok(Err(refusal)) => refusal,
             Err(_) => ResponseError::RequestTimedOut.into(),
         },
         Err(refusal) => refusal,
@@ -290,6 +298,19 @@ async fn settle(proposed: Proposed, timeout: Duration) -> PartitionProduceRespon
         .with_error_code(refusal.error.code())
         .with_error_message(refusal.message.map(text))
         .with_record_errors(errors)
+}
+
+async fn decided(admitted: Admitted) -> Result<Appended, Refusal> {
+    let proposal = match admitted {
+        Admitted::Proposed(proposal) => proposal,
+        Admitted::Waiting(admitted) => {
+            let lost = |_| Refusal::from(ResponseError::NotEnoughReplicas);
+            admitted.await.map_err(lost)?.map_err(|error| {
+                refuse(error, "the coordinator does not confirm the transaction")
+            })?
+        }
+    };
+    proposal.await.map_err(proposal_refusal)
 }
 
 fn proposal_refusal(error: ProposeError) -> Refusal {

@@ -263,6 +263,65 @@ const INIT_PRODUCER_ID: Shape = Shape {
     fields: &[f(String), f(INT32), f(INT64).since(3), f(INT16).since(3)],
 };
 
+const ADD_PARTITIONS_TO_TXN: Shape = Shape {
+    flexible: 3,
+    fields: &[
+        f(Structs(&[
+            f(String),
+            f(INT64),
+            f(INT16),
+            f(BOOL),
+            f(Structs(&[f(String), f(INT32S)])),
+        ]))
+        .since(4),
+        f(String).until(3),
+        f(INT64).until(3),
+        f(INT16).until(3),
+        f(Structs(&[f(String), f(INT32S)])).until(3),
+    ],
+};
+
+const ADD_OFFSETS_TO_TXN: Shape = Shape {
+    flexible: 3,
+    fields: &[f(String), f(INT64), f(INT16), f(String)],
+};
+
+const END_TXN: Shape = Shape {
+    flexible: 3,
+    fields: &[f(String), f(INT64), f(INT16), f(BOOL)],
+};
+
+const WRITE_TXN_MARKERS: Shape = Shape {
+    flexible: 1,
+    fields: &[f(Structs(&[
+        f(INT64),
+        f(INT16),
+        f(BOOL),
+        f(Structs(&[f(String), f(INT32S)])),
+        f(INT32),
+    ]))],
+};
+
+const DESCRIBE_PRODUCERS: Shape = Shape {
+    flexible: 0,
+    fields: &[f(Structs(&[f(String), f(INT32S)]))],
+};
+
+const DESCRIBE_TRANSACTIONS: Shape = Shape {
+    flexible: 0,
+    fields: &[f(Strings)],
+};
+
+const LIST_TRANSACTIONS: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        f(Strings),
+        f(Fixeds(8)),
+        f(INT64).since(1),
+        f(String).since(2),
+    ],
+};
+
 const OFFSET_FOR_LEADER_EPOCH: Shape = Shape {
     flexible: 4,
     fields: &[
@@ -361,6 +420,13 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::DeleteTopics => &DELETE_TOPICS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::InitProducerId => &INIT_PRODUCER_ID,
+        ApiKey::AddPartitionsToTxn => &ADD_PARTITIONS_TO_TXN,
+        ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
+        ApiKey::EndTxn => &END_TXN,
+        ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
         ApiKey::AlterConfigs => &ALTER_CONFIGS,

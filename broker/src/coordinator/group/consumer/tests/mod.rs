@@ -41,6 +41,7 @@ impl World {
             group: ConsumerGroup::default(),
             settings: ConsumerGroupSettings::default(),
             turn: Turn {
+                leader_epoch: 1,
                 now_ms: 1_000_000,
                 clock_ms: 0,
                 image: Arc::new(MetadataImage::default()),

@@ -1,0 +1,158 @@
+//! What brokers ask each other besides replication, over the stream that replication keeps to each
+//! peer ([`tidelog_replication::Calls`]).
+//!
+//! Not over the Kafka protocol: that stream is there, reconnects by itself, knows who is at its other
+//! end, and needs no rights that clients could have as well.
+
+use crate::broker::Broker;
+use crate::coordinator::transaction::{markers, remote};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use kafka_protocol::error::ResponseError;
+use prost::Message as _;
+use std::sync::Weak;
+use std::time::Duration;
+use tidelog_replication::{BrokerId, Calls};
+
+/// A request to another broker.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PeerRequest {
+    #[prost(oneof = "PeerCall", tags = "1, 2")]
+    pub call: Option<PeerCall>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum PeerCall {
+    #[prost(message, tag = "1")]
+    AddPartitions(AddPartitions),
+    #[prost(message, tag = "2")]
+    WriteMarkers(WriteMarkers),
+}
+
+/// To the coordinator: adds partitions to a transaction, or looks whether they are part of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AddPartitions {
+    #[prost(string, tag = "1")]
+    pub transactional_id: String,
+    #[prost(int64, tag = "2")]
+    pub producer_id: i64,
+    #[prost(int32, tag = "3")]
+    pub producer_epoch: i32,
+    #[prost(message, repeated, tag = "4")]
+    pub partitions: Vec<TopicIndex>,
+    #[prost(bool, tag = "5")]
+    pub verify_only: bool,
+}
+
+/// To the leader of all of `partitions`: ends a transaction there.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WriteMarkers {
+    #[prost(int64, tag = "1")]
+    pub producer_id: i64,
+    #[prost(int32, tag = "2")]
+    pub producer_epoch: i32,
+    #[prost(int32, tag = "3")]
+    pub coordinator_epoch: i32,
+    #[prost(bool, tag = "4")]
+    pub commit: bool,
+    #[prost(bool, tag = "5")]
+    pub bumped: bool,
+    #[prost(message, repeated, tag = "6")]
+    pub partitions: Vec<TopicIndex>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TopicIndex {
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    #[prost(int32, tag = "2")]
+    pub partition: i32,
+}
+
+/// Kafka's error code for each partition, in the order of the request; 0 is success.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PeerReply {
+    #[prost(int32, repeated, tag = "1")]
+    pub codes: Vec<i32>,
+}
+
+pub type Outcome = Result<(), ResponseError>;
+
+/// Asks `to`.
+///
+/// # Errors
+/// `NETWORK_EXCEPTION` when there is no reply that can be understood.
+pub async fn call(
+    broker: &Broker,
+    to: BrokerId,
+    call: PeerCall,
+    count: usize,
+    limit: Duration,
+) -> Result<Vec<Outcome>, ResponseError> {
+    let request = PeerRequest { call: Some(call) };
+    let reply = broker
+        .node
+        .call(to, request.encode_to_vec().into(), limit)
+        .await
+        .map_err(|error| {
+            tracing::debug!("call to another broker: {error}");
+            ResponseError::NetworkException
+        })?;
+    match PeerReply::decode(reply) {
+        Ok(reply) if reply.codes.len() == count => {
+            Ok(reply.codes.into_iter().map(outcome).collect())
+        }
+        _ => Err(ResponseError::NetworkException),
+    }
+}
+
+fn outcome(code: i32) -> Outcome {
+    match i16::try_from(code).ok().map(ResponseError::try_from_code) {
+        Some(None) if code == 0 => Ok(()),
+        Some(Some(error)) => Err(error),
+        _ => Err(ResponseError::UnknownServerError),
+    }
+}
+
+/// Answers for a broker.
+pub struct Answers(pub Weak<Broker>);
+
+impl Calls for Answers {
+    fn handle(&self, _from: BrokerId, request: Bytes) -> BoxFuture<'static, Bytes> {
+        let broker = self.0.upgrade();
+        async move {
+            let outcomes = match (broker, PeerRequest::decode(request)) {
+                (Some(broker), Ok(PeerRequest { call: Some(call) })) => answer(&broker, call).await,
+                // One the caller does not understand: of another version, or of a broker that stops.
+                _ => Vec::new(),
+            };
+            let codes = outcomes
+                .into_iter()
+                .map(|o| o.err().map_or(0, |e| i32::from(e.code())));
+            let reply = PeerReply {
+                codes: codes.collect(),
+            };
+            Bytes::from(reply.encode_to_vec())
+        }
+        .boxed()
+    }
+}
+
+async fn answer(broker: &Broker, call: PeerCall) -> Vec<Outcome> {
+    match call {
+        PeerCall::AddPartitions(add) => remote::add_here(broker, add).await,
+        PeerCall::WriteMarkers(write) => {
+            let marker = markers::TxnMarker {
+                producer_id: write.producer_id,
+                producer_epoch: write.producer_epoch as i16,
+                coordinator_epoch: write.coordinator_epoch,
+                commit: write.commit,
+                bumped: write.bumped,
+            };
+            let partitions = write.partitions.into_iter();
+            let partitions = partitions.map(|p| (p.topic, p.partition)).collect();
+            markers::write(broker, marker, partitions).await
+        }
+    }
+}
