@@ -17,6 +17,8 @@ const FIRST_WITH_LEVEL_ZERO: i16 = 4;
 const FEATURES: &[(&str, i16)] = &[
     // 1: the next group protocol (KIP-848).
     ("group.version", 1),
+    // 2: the epoch goes up with every transaction, partitions are added implicitly (KIP-890).
+    ("transaction.version", 2),
 ];
 /// Of the features in use; they are those of the build and never change while it runs.
 const FEATURES_EPOCH: i64 = 0;

@@ -125,9 +125,10 @@ apis! {
     AddOffsetsToTxn, AddOffsetsToTxnRequest, 4, add_offsets_to_txn;
     EndTxn, EndTxnRequest, 5, end_txn;
     WriteTxnMarkers, WriteTxnMarkersRequest, 1, write_txn_markers;
+    TxnOffsetCommit, TxnOffsetCommitRequest, 5, txn_offset_commit;
     DescribeProducers, DescribeProducersRequest, 0, describe_producers;
     DescribeTransactions, DescribeTransactionsRequest, 0, describe_transactions;
-    ListTransactions, ListTransactionsRequest, 1, list_transactions;
+    ListTransactions, ListTransactionsRequest, 2, list_transactions;
     OffsetForLeaderEpoch, OffsetForLeaderEpochRequest, 4, offset_for_leader_epoch;
     DescribeConfigs, DescribeConfigsRequest, 4, describe_configs;
     AlterConfigs, AlterConfigsRequest, 2, alter_configs;

@@ -1,4 +1,4 @@
-//! ListTransactions (versions 0 and 1, KIP-664): all transactional ids coordinated here.
+//! ListTransactions (versions 0 to 2; KIP-664, KIP-1152): all transactional ids coordinated here.
 
 use super::{RequestContext, text};
 use crate::coordinator::transaction::{Answer, Filters, Request};
@@ -39,10 +39,29 @@ pub async fn handle(
         duration_ms: Some(request.duration_filter).filter(|ms| *ms >= 0),
     };
     let response = response.with_unknown_state_filters(unknown);
+    let pattern = match pattern(request.transactional_id_pattern.as_deref()) {
+        Ok(pattern) => pattern,
+        Err(error) => return response.with_error_code(error.code()),
+    };
     match list(context, filters).await {
-        Ok(states) => response.with_transaction_states(states),
+        Ok(mut states) => {
+            if let Some(pattern) = pattern {
+                states.retain(|s| pattern.is_match(&s.transactional_id));
+            }
+            response.with_transaction_states(states)
+        }
         Err(error) => response.with_error_code(error.code()),
     }
+}
+
+/// The whole id has to match.
+fn pattern(asked: Option<&str>) -> Result<Option<regex::Regex>, ResponseError> {
+    let Some(asked) = asked.filter(|p| !p.is_empty()) else {
+        return Ok(None);
+    };
+    regex::Regex::new(&format!("^(?:{asked})$"))
+        .map(Some)
+        .map_err(|_| ResponseError::InvalidRegularExpression)
 }
 
 async fn list(

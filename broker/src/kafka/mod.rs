@@ -54,6 +54,7 @@ pub mod shape;
 pub mod shape_table;
 mod sync_group;
 mod transactional;
+mod txn_offset_commit;
 mod write_txn_markers;
 
 use crate::broker::Broker;

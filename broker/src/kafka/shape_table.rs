@@ -291,6 +291,23 @@ const END_TXN: Shape = Shape {
     fields: &[f(String), f(INT64), f(INT16), f(BOOL)],
 };
 
+const TXN_OFFSET_COMMIT: Shape = Shape {
+    flexible: 3,
+    fields: &[
+        f(String),
+        f(String),
+        f(INT64),
+        f(INT16),
+        f(INT32).since(3),
+        f(String).since(3),
+        f(String).since(3),
+        f(Structs(&[
+            f(String),
+            f(Structs(&[f(INT32), f(INT64), f(INT32).since(2), f(String)])),
+        ])),
+    ],
+};
+
 const WRITE_TXN_MARKERS: Shape = Shape {
     flexible: 1,
     fields: &[f(Structs(&[
@@ -424,6 +441,7 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
         ApiKey::EndTxn => &END_TXN,
         ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
+        ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
         ApiKey::ListTransactions => &LIST_TRANSACTIONS,

@@ -17,11 +17,12 @@ pub mod records;
 mod request;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 pub use commits::{FetchedOffset, FetchedTopic};
 pub use request::{
     Answer, CommitOffset, CommitRequest, FetchRequest, JoinRequest, Leaving, Listed, Request,
-    SyncRequest,
+    SyncRequest, TxnCommitRequest,
 };
 
 use super::timers::Timers;
@@ -155,6 +156,7 @@ pub struct GroupShard {
     config: GroupConfig,
     groups: HashMap<String, Group>,
     offsets: Offsets,
+    producers: transactions::Producers,
     timers: Timers<Timer>,
     /// The image topics were last compared with, to notice deleted ones.
     image: Arc<MetadataImage>,
@@ -166,6 +168,7 @@ impl GroupShard {
             config,
             groups: HashMap::new(),
             offsets: Offsets::default(),
+            producers: transactions::Producers::default(),
             timers: Timers::default(),
             image: Arc::default(),
         }
@@ -324,7 +327,8 @@ impl Shard for GroupShard {
                 }
                 match record.transaction {
                     None => self.offsets.commit(&group, &topic, partition, value),
-                    Some((producer_id, _)) => {
+                    Some((producer_id, epoch)) => {
+                        self.producers.wrote((producer_id, epoch));
                         self.offsets
                             .commit_pending(producer_id, &group, &topic, partition, value);
                     }
@@ -348,6 +352,7 @@ impl Shard for GroupShard {
     }
 
     fn replay_marker(&mut self, marker: &Marker) {
+        self.producers.marked(marker);
         self.offsets
             .end_transaction(marker.producer_id, marker.commit);
     }
@@ -425,6 +430,14 @@ impl Shard for GroupShard {
             Request::Commit(request) => {
                 let answer = self.commit(turn, &request, effects);
                 effects.answer(token, Answer::Committed(answer));
+            }
+            Request::CommitTransactional(request) => {
+                let answer = self.commit_transactional(turn, &request, effects);
+                effects.answer(token, answer);
+            }
+            Request::EndTransaction { marker, bumped } => {
+                let result = self.end_transaction(&marker, bumped, effects);
+                effects.answer(token, Answer::Done(result));
             }
             Request::Fetch(request) => {
                 let fetched = self.fetch(&request);

@@ -2,6 +2,7 @@
 
 use super::commits::FetchedTopic;
 use super::consumer::heartbeat::Heartbeat;
+use crate::coordinator::Marker;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedNext;
@@ -72,6 +73,16 @@ pub struct CommitRequest {
     pub topics: Vec<(String, Vec<CommitOffset>)>,
 }
 
+/// A TxnOffsetCommit of partitions that exist.
+#[derive(Debug, Clone, Default)]
+pub struct TxnCommitRequest {
+    pub commit: CommitRequest,
+    /// Id and epoch.
+    pub producer: (i64, i16),
+    /// What [`Answer::AskCoordinator`] said, once the coordinator has agreed.
+    pub marks: Option<u64>,
+}
+
 /// An OffsetFetch of one group.
 #[derive(Debug, Clone, Default)]
 pub struct FetchRequest {
@@ -104,6 +115,12 @@ pub enum Request {
     /// ConsumerGroupDescribe.
     DescribeNext(Vec<String>),
     Commit(CommitRequest),
+    CommitTransactional(TxnCommitRequest),
+    /// The producer's transaction has ended.
+    EndTransaction {
+        marker: Marker,
+        bumped: bool,
+    },
     Fetch(FetchRequest),
     DeleteOffsets {
         group: String,
@@ -135,6 +152,10 @@ pub type Outcomes = Vec<(String, Vec<(i32, Outcome)>)>;
 /// What a group shard answers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
+    /// Ask the transaction's coordinator first, then again with this.
+    AskCoordinator {
+        marks: u64,
+    },
     Join(JoinGroupResponse),
     Sync(SyncGroupResponse),
     Beat(ConsumerGroupHeartbeatResponse),

@@ -7,6 +7,8 @@
 
 use super::{Answer, Ended, Request};
 use crate::broker::{Broker, now_ms};
+use crate::coordinator::topic::CONSUMER_OFFSETS;
+use crate::coordinator::{Marker, group};
 use crate::peer_calls::{self, Outcome, PeerCall, TopicIndex, WriteMarkers};
 use futures_util::future::join_all;
 use kafka_protocol::error::ResponseError;
@@ -214,6 +216,9 @@ pub async fn write(
 }
 
 async fn write_one(broker: &Broker, marker: TxnMarker, topic: &str, partition: i32) -> Outcome {
+    if topic == CONSUMER_OFFSETS {
+        return write_offsets(broker, marker, partition).await;
+    }
     let replica = {
         let image = broker.metadata.load();
         let topic = image
@@ -245,5 +250,23 @@ async fn write_one(broker: &Broker, marker: TxnMarker, topic: &str, partition: i
         Err(ProposeError::Timeout) => Err(ResponseError::RequestTimedOut),
         Err(ProposeError::Storage(_)) => Err(ResponseError::KafkaStorageError),
         Err(_) => Err(ResponseError::NotLeaderOrFollower),
+    }
+}
+
+/// Markers for committed offsets go through the groups' coordinator, which writes alone there.
+async fn write_offsets(broker: &Broker, marker: TxnMarker, partition: i32) -> Outcome {
+    let request = group::Request::EndTransaction {
+        marker: Marker {
+            producer_id: marker.producer_id,
+            producer_epoch: marker.producer_epoch,
+            coordinator_epoch: marker.coordinator_epoch,
+            commit: marker.commit,
+        },
+        bumped: marker.bumped,
+    };
+    match broker.groups.call_partition(partition, request).await {
+        Ok(group::Answer::Done(outcome)) => outcome,
+        Ok(_) => Err(ResponseError::UnknownServerError),
+        Err(unavailable) => Err(unavailable.error()),
     }
 }
