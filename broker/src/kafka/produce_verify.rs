@@ -7,7 +7,7 @@
 //! has come since the question was asked.
 
 use crate::broker::Broker;
-use crate::coordinator::transaction::remote;
+use crate::coordinator::transaction::remote::{self, Retry};
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
@@ -130,8 +130,10 @@ impl Verifier {
         }
     }
 
-    /// Proposes what waits for the answer, or refuses it.
-    fn settle(&self, asked: &Asked, outcome: Result<(), ResponseError>) {
+    /// Proposes what waits for the answer, or refuses it. With `bumped` epochs (transaction version 2)
+    /// the epoch alone tells transactions apart, and the marker of the one before may have come while
+    /// the coordinator was asked.
+    fn settle(&self, asked: &Asked, bumped: bool, outcome: Result<(), ResponseError>) {
         let key = (asked.partition.spec().group, asked.producer.0);
         let mut entries = self.entries.lock();
         if outcome.is_ok() && entries.len() > CONFIRMED_MAX {
@@ -140,6 +142,13 @@ impl Verifier {
         let Some(entry) = entries.get_mut(&key) else {
             return;
         };
+        let (id, epoch) = asked.producer;
+        if bumped
+            && let TxnStanding::Unverified { last_marker } =
+                asked.partition.log().transaction_standing(id, epoch)
+        {
+            entry.last_marker = last_marker;
+        }
         let last_marker = entry.last_marker;
         // Under the lock, so that nothing that comes now overtakes them.
         for (batch, reply) in entry.waiting.take().into_iter().flatten() {
@@ -160,16 +169,33 @@ pub async fn ask(broker: Arc<Broker>, question: Question) {
         by_producer.entry(asked.producer).or_default().push(asked);
     }
     let verify_only = question.version < ADDS_IMPLICITLY;
-    for (producer, all) in by_producer {
-        let partitions = all
-            .iter()
-            .map(|a| (a.topic.clone(), a.partition.spec().partition))
-            .collect();
-        let id = &question.transactional_id;
-        let outcomes = remote::add(&broker, id, producer, partitions, verify_only, deadline).await;
-        for (asked, outcome) in all.iter().zip(outcomes) {
-            let outcome = outcome.map_err(|error| told(error, question.version));
-            broker.verifier.settle(asked, outcome);
+    for (producer, mut left) in by_producer {
+        let mut retry = Retry::until(deadline);
+        while !left.is_empty() {
+            let partitions = left
+                .iter()
+                .map(|a| (a.topic.clone(), a.partition.spec().partition))
+                .collect();
+            let id = &question.transactional_id;
+            let outcomes = remote::add(&broker, id, producer, partitions, verify_only).await;
+            let passing = outcomes
+                .iter()
+                .filter_map(|o| o.err())
+                .find(|e| remote::is_passing(*e));
+            let again = match passing {
+                Some(error) => retry.after(error).await,
+                None => false,
+            };
+            let mut still = Vec::new();
+            for (asked, outcome) in left.into_iter().zip(outcomes) {
+                if again && outcome.is_err_and(remote::is_passing) {
+                    still.push(asked);
+                } else {
+                    let outcome = outcome.map_err(|error| told(error, question.version));
+                    broker.verifier.settle(&asked, !verify_only, outcome);
+                }
+            }
+            left = still;
         }
     }
 }

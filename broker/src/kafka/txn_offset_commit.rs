@@ -2,9 +2,11 @@
 
 use super::{RequestContext, owned, transactional};
 use crate::broker::Broker;
-use crate::coordinator::group::{Answer, CommitOffset, CommitRequest, Request, TxnCommitRequest};
+use crate::coordinator::group::{
+    Answer, CommitOffset, CommitRequest, Confirmed, Request, TxnCommitRequest,
+};
 use crate::coordinator::topic::{CONSUMER_OFFSETS, partition_for};
-use crate::coordinator::transaction::remote;
+use crate::coordinator::transaction::remote::{self, Retry};
 use crate::metadata::MetadataImage;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::txn_offset_commit_request::TxnOffsetCommitRequestPartition;
@@ -85,7 +87,7 @@ fn asked(
             topics: topics.filter(|(_, p)| !p.is_empty()).collect(),
         },
         producer: (request.producer_id.0, request.producer_epoch),
-        marks: None,
+        confirmed: Confirmed::No,
     }
 }
 
@@ -108,6 +110,7 @@ async fn commit(
         return Err(ResponseError::InvalidRequest);
     }
     let group = asked.commit.group.clone();
+    let mut retry = Retry::until(Instant::now() + ASK_LIMIT);
     loop {
         let request = Request::CommitTransactional(asked.clone());
         match broker.groups.call(broker, &group, request).await {
@@ -120,9 +123,16 @@ async fn commit(
                 return Ok(each.collect());
             }
             Ok(Answer::Committed(Err(error))) => return Err(error),
-            Ok(Answer::AskCoordinator { marks }) if asked.marks.is_none() => {
-                ask(broker, transactional_id, &asked).await?;
-                asked.marks = Some(marks);
+            Ok(Answer::AskCoordinator { marks }) if asked.confirmed == Confirmed::No => {
+                match ask(broker, transactional_id, &asked).await {
+                    Ok(()) if asked.commit.version >= ADDS_IMPLICITLY => {
+                        asked.confirmed = Confirmed::ForEpoch;
+                    }
+                    Ok(()) => asked.confirmed = Confirmed::At { marks },
+                    // From the beginning: the marker of the transaction before may have come.
+                    Err(error) if retry.after(error).await => {}
+                    Err(error) => return Err(unconfirmed(error)),
+                }
             }
             Ok(_) => return Err(ResponseError::UnknownServerError),
             Err(unavailable) => return Err(unavailable.error()),
@@ -140,22 +150,17 @@ async fn ask(broker: &Broker, id: &str, asked: &TxnCommitRequest) -> Result<(), 
     let index = partition_for(&asked.commit.group, partitions) as i32;
     let partition = (CONSUMER_OFFSETS.to_owned(), index);
     let verify_only = asked.commit.version < ADDS_IMPLICITLY;
-    let deadline = Instant::now() + ASK_LIMIT;
-    let outcomes = remote::add(
-        broker,
-        id,
-        asked.producer,
-        vec![partition],
-        verify_only,
-        deadline,
-    );
-    let outcome: Result<(), _> = outcomes.await.into_iter().collect();
-    outcome.map_err(|error| match error {
+    let outcomes = remote::add(broker, id, asked.producer, vec![partition], verify_only);
+    outcomes.await.into_iter().collect()
+}
+
+fn unconfirmed(error: ResponseError) -> ResponseError {
+    match error {
         ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
         // Of the transaction's coordinator, not the group's: the client tries again.
         error if remote::is_passing(error) => ResponseError::CoordinatorNotAvailable,
         error => error,
-    })
+    }
 }
 
 fn told(error: ResponseError, version: i16) -> ResponseError {

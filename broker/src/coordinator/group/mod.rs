@@ -21,8 +21,8 @@ mod transactions;
 
 pub use commits::{FetchedOffset, FetchedTopic};
 pub use request::{
-    Answer, CommitOffset, CommitRequest, FetchRequest, JoinRequest, Leaving, Listed, Request,
-    SyncRequest, TxnCommitRequest,
+    Answer, CommitOffset, CommitRequest, Confirmed, FetchRequest, JoinRequest, Leaving, Listed,
+    Request, SyncRequest, TxnCommitRequest,
 };
 
 use super::timers::Timers;

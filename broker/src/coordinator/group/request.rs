@@ -79,8 +79,19 @@ pub struct TxnCommitRequest {
     pub commit: CommitRequest,
     /// Id and epoch.
     pub producer: (i64, i16),
-    /// What [`Answer::AskCoordinator`] said, once the coordinator has agreed.
-    pub marks: Option<u64>,
+    pub confirmed: Confirmed,
+}
+
+/// Whether the transaction's coordinator knows that the transaction is under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Confirmed {
+    #[default]
+    No,
+    /// Yes, and [`Answer::AskCoordinator`] said this before it was asked: another number since means
+    /// that the transaction has ended.
+    At { marks: u64 },
+    /// Yes, and the next transaction will have another epoch (transaction version 2).
+    ForEpoch,
 }
 
 /// An OffsetFetch of one group.

@@ -5,7 +5,7 @@
 //! late marker end it.
 
 use super::offsets::Committed;
-use super::request::{Answer, TxnCommitRequest};
+use super::request::{Answer, Confirmed, TxnCommitRequest};
 use super::{Effects, Group, GroupShard, Turn, records};
 use crate::coordinator::Marker;
 use crate::coordinator::group::classic::ClassicGroup;
@@ -41,11 +41,10 @@ enum Admission {
 }
 
 impl Producers {
-    /// `marks` is what [`Admission::Ask`] said before the coordinator agreed.
     fn admit(
         &self,
         (id, epoch): (i64, i16),
-        marks: Option<u64>,
+        confirmed: Confirmed,
     ) -> Result<Admission, ResponseError> {
         let known = self.0.get(&id).cloned().unwrap_or_default();
         if epoch < known.epoch {
@@ -54,11 +53,12 @@ impl Producers {
         if known.open && epoch == known.epoch {
             return Ok(Admission::Go);
         }
-        match marks {
-            None => Ok(Admission::Ask { marks: known.marks }),
-            Some(marks) if marks == known.marks => Ok(Admission::Go),
+        match confirmed {
+            Confirmed::No => Ok(Admission::Ask { marks: known.marks }),
+            Confirmed::ForEpoch => Ok(Admission::Go),
+            Confirmed::At { marks } if marks == known.marks => Ok(Admission::Go),
             // That transaction has ended meanwhile.
-            Some(_) => Err(ResponseError::InvalidTxnState),
+            Confirmed::At { .. } => Err(ResponseError::InvalidTxnState),
         }
     }
 
@@ -110,7 +110,7 @@ impl GroupShard {
         request: &TxnCommitRequest,
         effects: &mut Effects<Answer>,
     ) -> Answer {
-        match self.producers.admit(request.producer, request.marks) {
+        match self.producers.admit(request.producer, request.confirmed) {
             Ok(Admission::Go) => {}
             Ok(Admission::Ask { marks }) => return Answer::AskCoordinator { marks },
             Err(error) => return Answer::Committed(Err(error)),
@@ -215,16 +215,19 @@ mod tests {
     #[test]
     fn a_late_commit_does_not_get_into_the_next_transaction() {
         let mut producers = Producers::default();
-        let ask = producers.admit((7, 3), None);
+        let ask = producers.admit((7, 3), Confirmed::No);
         assert_eq!(ask, Ok(Admission::Ask { marks: 0 }));
         // The transaction ends while the coordinator is asked; old clients keep their epoch.
         producers.marked(&marker(3, 1));
-        let late = producers.admit((7, 3), Some(0));
+        let late = producers.admit((7, 3), Confirmed::At { marks: 0 });
         assert_eq!(late, Err(ResponseError::InvalidTxnState));
-        assert_eq!(producers.admit((7, 3), Some(1)), Ok(Admission::Go));
+        assert_eq!(
+            producers.admit((7, 3), Confirmed::At { marks: 1 }),
+            Ok(Admission::Go)
+        );
         producers.wrote((7, 3));
-        assert_eq!(producers.admit((7, 3), None), Ok(Admission::Go));
-        let zombie = producers.admit((7, 2), None);
+        assert_eq!(producers.admit((7, 3), Confirmed::No), Ok(Admission::Go));
+        let zombie = producers.admit((7, 2), Confirmed::No);
         assert_eq!(zombie, Err(ResponseError::InvalidProducerEpoch));
     }
 

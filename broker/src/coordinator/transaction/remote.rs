@@ -11,33 +11,47 @@ use tokio::time::Instant;
 
 /// How long one call to another broker may take.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-const RETRY_MIN: Duration = Duration::from_millis(5);
+const RETRY_MIN: Duration = Duration::from_millis(2);
 const RETRY_MAX: Duration = Duration::from_millis(50);
 
+/// Pauses between questions to a coordinator that is moving, or still ending the transaction before.
+pub struct Retry {
+    pause: Duration,
+    deadline: Instant,
+}
+
+impl Retry {
+    pub fn until(deadline: Instant) -> Retry {
+        Retry {
+            pause: RETRY_MIN,
+            deadline,
+        }
+    }
+
+    /// Waits when `error` will pass; false when there is no use or no time.
+    pub async fn after(&mut self, error: ResponseError) -> bool {
+        if !is_passing(error) || Instant::now() + self.pause >= self.deadline {
+            return false;
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(RETRY_MAX);
+        true
+    }
+}
+
 /// Adds partitions to a transaction, or with `verify_only` looks whether they are part of it; the
-/// outcome of each, in order. Tries again until `deadline` while the coordinator is moving, or is still
-/// ending the transaction before.
+/// outcome of each, in order.
 pub async fn add(
     broker: &Broker,
     id: &str,
     owner: Identity,
     partitions: Vec<TopicPartition>,
     verify_only: bool,
-    deadline: Instant,
 ) -> Vec<Outcome> {
-    let mut pause = RETRY_MIN;
-    loop {
-        let count = partitions.len();
-        let outcomes = add_once(broker, id, owner, partitions.clone(), verify_only)
-            .await
-            .unwrap_or_else(|error| vec![Err(error); count]);
-        let retry = outcomes.iter().any(|o| o.is_err_and(is_passing));
-        if !retry || Instant::now() + pause >= deadline {
-            return outcomes;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY_MAX);
-    }
+    let count = partitions.len();
+    add_anywhere(broker, id, owner, partitions, verify_only)
+        .await
+        .unwrap_or_else(|error| vec![Err(error); count])
 }
 
 /// Whether the coordinator will answer otherwise soon.
@@ -52,7 +66,7 @@ pub fn is_passing(error: ResponseError) -> bool {
     )
 }
 
-async fn add_once(
+async fn add_anywhere(
     broker: &Broker,
     id: &str,
     owner: Identity,
