@@ -12,6 +12,7 @@
 //! - [`produce`]: one produce request to one broker, answered as it is.
 //! - [`segments`]: the segment files of a partition, batch by batch.
 //! - [`small_disk`]: a file system that can be filled to the last byte.
+//! - [`txn`]: a transactional producer and a `read_committed` reader by hand.
 //! - [`client_suite`]: what the Rust client promises, against any cluster.
 //! - [`wire`]: Kafka frames by hand, for requests no client would send.
 //! - [`wait`]: waits for a condition, never for a time.
@@ -29,6 +30,7 @@ pub mod read;
 pub mod segments;
 pub mod small_disk;
 pub mod topics;
+pub mod txn;
 pub mod wait;
 pub mod wire;
 

@@ -14,6 +14,7 @@ mod http;
 mod produce_consume;
 mod protocol;
 mod restart;
+mod transactions;
 
 use std::time::Duration;
 

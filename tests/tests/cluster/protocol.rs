@@ -6,6 +6,7 @@ mod fetch;
 mod groups;
 mod next_groups;
 mod table;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

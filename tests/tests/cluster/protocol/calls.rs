@@ -535,7 +535,7 @@ pub async fn create_topic(wire: &mut Wire, name: &str, partitions: i32) -> Resul
     Ok(response.topics[0].topic_id)
 }
 
-async fn create_topics(wire: &mut Wire, version: i16) -> Result<()> {
+pub async fn create_topics(wire: &mut Wire, version: i16) -> Result<()> {
     let topic = |name: String| {
         CreatableTopic::default()
             .with_name(topic_name(&name))

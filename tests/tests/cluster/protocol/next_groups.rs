@@ -1,6 +1,6 @@
 //! The requests of groups of the next protocol (KIP-848), in every version, and of groups' configs.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::incremental_alter_configs_request::{
@@ -23,7 +23,7 @@ pub async fn call(wire: &mut Wire, api: ApiKey, version: i16) -> Result<()> {
         ApiKey::ConsumerGroupHeartbeat => heartbeat(wire, version).await,
         ApiKey::ConsumerGroupDescribe => describe(wire, version).await,
         ApiKey::ListConfigResources => list_config_resources(wire, version).await,
-        other => bail!("{other:?} is advertised, and no test sends it"),
+        other => super::transactions::call(wire, other, version).await,
     }
 }
 

@@ -61,6 +61,7 @@ impl World {
 
     fn turn(&mut self, act: impl FnOnce(&mut GroupShard, &Turn, &mut Effects<Answer>)) {
         let turn = Turn {
+            leader_epoch: 1,
             now_ms: self.now_ms,
             clock_ms: self.now_ms,
             image: self.image.clone(),
