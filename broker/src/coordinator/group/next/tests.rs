@@ -65,6 +65,7 @@ impl World {
         World {
             shard: GroupShard::new(config(settings)),
             turn: Turn {
+                leader_epoch: 1,
                 now_ms: 1_000_000,
                 clock_ms: 0,
                 image: Arc::new(image),
