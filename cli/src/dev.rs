@@ -210,6 +210,8 @@ impl Dev {
             "default.replication.factor",
             self.brokers.min(3).to_string(),
         );
+        // As in the configuration Kafka comes with: whoever tries a group need not wait for more members.
+        put("group.initial.rebalance.delay.ms", "0".to_owned());
         for assignment in &self.set {
             let (name, value) = assignment
                 .split_once('=')
