@@ -14,8 +14,12 @@ groups_of_every_library() {
     [confluent-kafka-next]="$PYTHON $HERE/python/member.py confluent-next"
     [kafka-clients-next]="$java -Dnext=true tidelog.interop.Member"
   )
+  # The group changes its protocol as members come and leave.
+  member[confluent-kafka-both]="${member[confluent-kafka]} | ${member[confluent-kafka-next]}"
+  member[kafka-clients-both]="${member[kafka-clients]} | ${member[kafka-clients-next]}"
   local library arguments=()
-  for library in ${INTEROP_GROUP_LIBRARIES:-confluent-kafka kafka-python franz-go sarama kafkajs kafka-clients confluent-kafka-next kafka-clients-next}; do
+  for library in ${INTEROP_GROUP_LIBRARIES:-confluent-kafka kafka-python franz-go sarama kafkajs kafka-clients \
+    confluent-kafka-next kafka-clients-next confluent-kafka-both kafka-clients-both}; do
     arguments+=("$library=${member[$library]}")
   done
   program groups "$PYTHON" "$HERE/python/groups.py" "$BOOTSTRAP" "${INTEROP_GROUP_RECORDS:-60000}" "$data" \

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{ListConfigResourcesRequest, ListConfigResourcesRe
 
 /// Client metrics, all that version 0 knows: there are none here.
 const RESOURCE_CLIENT_METRICS: i8 = 16;
-/// Levels of a broker's loggers: they are not configs here.
+/// Levels of a broker's loggers: none are configs here.
 const RESOURCE_BROKER_LOGGER: i8 = 8;
 const ALL: [i8; 5] = [
     RESOURCE_TOPIC,
@@ -37,12 +37,9 @@ pub async fn handle(
     if types.contains(&RESOURCE_TOPIC) {
         found.extend(image.topics.keys().map(|t| (RESOURCE_TOPIC, t.clone())));
     }
-    for broker in image.brokers.keys() {
-        for kind in [RESOURCE_BROKER, RESOURCE_BROKER_LOGGER] {
-            if types.contains(&kind) {
-                found.push((kind, broker.to_string()));
-            }
-        }
+    if types.contains(&RESOURCE_BROKER) {
+        let brokers = image.brokers.keys();
+        found.extend(brokers.map(|b| (RESOURCE_BROKER, b.to_string())));
     }
     if types.contains(&RESOURCE_GROUP) {
         let groups = image.group_configs.keys();

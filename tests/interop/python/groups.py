@@ -2,9 +2,9 @@
 
     groups.py BOOTSTRAP RECORDS DATA RESTARTED LIBRARY=COMMAND...
 
-COMMAND is a member program (see member.py) that gets BOOTSTRAP GROUP TOPIC. DATA is the folder of the
-brokers, whose processes are killed and started again; the new ones' ids are appended to RESTARTED.
-RECORDS is how many each group reads. Every record has to be seen, in order within its partition; what is
+COMMAND is a member program (see member.py) that gets BOOTSTRAP GROUP TOPIC; of several, with ` | ` between
+them, members take turns. DATA is the folder of the brokers, whose processes are killed and started again;
+the new ones' ids are appended to RESTARTED. RECORDS is how many each group reads. Every record has to be seen, in order within its partition; what is
 read again lies after the last commit that was acknowledged before.
 """
 import collections
@@ -82,7 +82,8 @@ class Run:
         self.producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5})
 
     def add(self):
-        self.members.append(Member(self, self.command))
+        commands = self.command.split(" | ")
+        self.members.append(Member(self, commands[len(self.members) % len(commands)]))
         return self.members[-1]
 
     def count(self):

@@ -4,6 +4,7 @@ mod bad_input;
 mod catch_up;
 mod client;
 mod command_line;
+mod consumer_group_scale;
 mod consumer_groups;
 mod damage;
 mod dev;
