@@ -27,6 +27,7 @@ const ATTRIBUTE_COMPRESSION: i16 = 0x07;
 const ATTRIBUTE_LOG_APPEND_TIME: i16 = 0x08;
 const ATTRIBUTE_TRANSACTIONAL: i16 = 0x10;
 const ATTRIBUTE_CONTROL: i16 = 0x20;
+const ATTRIBUTE_DELETE_HORIZON: i16 = 0x40;
 
 /// Why bytes are not an acceptable batch; each maps to one Kafka error code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +139,17 @@ impl BatchHeader {
 
     pub fn is_control(&self) -> bool {
         self.attributes & ATTRIBUTE_CONTROL != 0
+    }
+
+    /// When compaction may drop the batch's tombstones, if it has looked at them once (KIP-534). It
+    /// then stands where the base timestamp was.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & ATTRIBUTE_DELETE_HORIZON != 0).then_some(self.base_timestamp)
+    }
+
+    /// Holds neither records nor a producer's sequence: stands for offsets only.
+    pub fn is_filler(&self) -> bool {
+        self.record_count == 0 && !self.is_idempotent()
     }
 
     pub fn is_log_append_time(&self) -> bool {
@@ -348,6 +360,7 @@ impl<'a> Varints<'a> {
     }
 }
 
+pub mod rebuild;
 #[cfg(test)]
 pub(crate) mod samples;
 #[cfg(test)]

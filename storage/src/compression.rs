@@ -1,7 +1,7 @@
 //! Kafka's compression codecs, for the few times the broker looks inside a batch.
 
 use bytes::Bytes;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 /// Codec of a batch, with Kafka's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +25,18 @@ impl Compression {
             _ => return None,
         })
     }
+
+    pub fn id(self) -> i16 {
+        self as i16
+    }
 }
 
 /// Snappy frames of the Java client begin with this (the Xerial library's stream format).
 const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const XERIAL_HEADER_BYTES: usize = 16;
+/// The stream's version and the oldest one that can read it, both 1.
+const XERIAL_VERSIONS: [u8; 8] = [0, 0, 0, 1, 0, 0, 0, 1];
+const XERIAL_BLOCK_BYTES: usize = 32 << 10;
 /// The densest Snappy element copies 64 bytes and takes 3.
 const SNAPPY_RATIO_MAX: usize = 22;
 
@@ -45,6 +52,45 @@ pub fn decompress(codec: Compression, bytes: &[u8], max: usize) -> io::Result<By
         Compression::Zstd => read_bounded(zstd::stream::read::Decoder::new(bytes)?, max),
         Compression::Snappy => snappy(bytes, max),
     }
+}
+
+/// Compresses as Kafka's own clients do.
+///
+/// # Errors
+/// When a codec fails, which writing to memory gives no reason for.
+pub fn compress(codec: Compression, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    match codec {
+        Compression::None => Ok(bytes.to_vec()),
+        Compression::Gzip => {
+            let level = flate2::Compression::default();
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(bytes)?;
+            encoder.finish()
+        }
+        Compression::Snappy => xerial(bytes),
+        Compression::Lz4 => {
+            use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+            // Java's reader takes independent blocks only.
+            let info = FrameInfo::new()
+                .block_mode(BlockMode::Independent)
+                .block_size(BlockSize::Max64KB);
+            let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(bytes)?;
+            encoder.finish().map_err(io::Error::other)
+        }
+        Compression::Zstd => zstd::stream::encode_all(bytes, 0),
+    }
+}
+
+fn xerial(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = [XERIAL_MAGIC, XERIAL_VERSIONS].concat();
+    let mut encoder = snap::raw::Encoder::new();
+    for block in bytes.chunks(XERIAL_BLOCK_BYTES) {
+        let block = encoder.compress_vec(block).map_err(io::Error::other)?;
+        out.extend_from_slice(&(block.len() as u32).to_be_bytes());
+        out.extend_from_slice(&block);
+    }
+    Ok(out)
 }
 
 fn read_bounded(reader: impl Read, max: usize) -> io::Result<Bytes> {

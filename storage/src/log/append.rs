@@ -8,6 +8,7 @@ use crate::batch::{BatchHeader, EndTxnMarker, HEADER_BYTES};
 use crate::error::StorageError;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -206,7 +207,7 @@ impl PartitionLog {
     /// are written before an error are readable.
     pub(super) fn append_placed(
         &self,
-        batches: &[(BatchHeader, &[u8])],
+        batches: &[(BatchHeader, Cow<'_, [u8]>)],
     ) -> Result<(), StorageError> {
         let mut writer = self.writer.lock();
         let mut undo = Vec::new();

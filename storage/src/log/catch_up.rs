@@ -3,35 +3,48 @@
 use super::checkpoint::LogState;
 use super::transactions::OpenTransactions;
 use super::{PartitionLog, Writer, files};
-use crate::batch::{BatchHeader, batch_crc};
+use crate::batch::{BatchHeader, batch_crc, rebuild};
 use crate::error::StorageError;
-use crate::ids::Offset;
+use crate::ids::{LeaderEpoch, Offset};
 use prost::Message as _;
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 impl PartitionLog {
     /// Everything another replica needs besides the batches.
     pub fn manifest(&self) -> Vec<u8> {
+        let gone_below = self.gone_below();
         let writer = self.writer.lock();
-        LogState::new(
-            self.log_start_offset(),
-            self.log_end_offset(),
-            (0, 0),
-            &writer.epochs,
-            &writer.producers,
-        )
+        LogState {
+            gone_below,
+            ..LogState::new(
+                self.log_start_offset(),
+                self.log_end_offset(),
+                (0, 0),
+                &writer.epochs,
+                &writer.producers,
+            )
+        }
         .encode_to_vec()
+    }
+
+    /// Compaction may have dropped tombstones and markers below this offset: a log that has older
+    /// records from elsewhere would not learn from this one that they are deleted.
+    pub fn gone_below(&self) -> Offset {
+        self.compaction.lock().gone_below
     }
 
     /// Prepares for the batches `manifest` speaks of. Returns the range `[first, end)` this replica
     /// lacks: what it has is committed and therefore a prefix, unless the other's log starts later,
-    /// in which case this one starts anew there.
+    /// in which case this one starts anew there. A log that [`PartitionLog::needs_refresh`] has had it.
     ///
     /// Until [`PartitionLog::end_catch_up`] checkpoints stand for the log as it was before: batches of
     /// a copy that is not whole belong to no applied index, and would be applied once more.
     pub fn begin_catch_up(&self, manifest: &[u8]) -> Result<(Offset, Offset), StorageError> {
         self.check_open()?;
         let state = LogState::read(manifest, &self.dir)?;
+        self.refreshed(state.gone_below)?;
+        let _swap = self.swap_lock.lock();
         let mut writer = self.writer.lock();
         if writer.before_copy.is_none() {
             let active = self.segments.read().last().cloned();
@@ -43,6 +56,15 @@ impl PartitionLog {
         Ok((self.log_end_offset(), state.end_offset))
     }
 
+    /// Whether the other log may have dropped tombstones and markers that this one has not seen, for
+    /// records that it still has: they have to be compared first ([`PartitionLog::refresh`]).
+    pub fn needs_refresh(&self, manifest: &[u8]) -> Result<bool, StorageError> {
+        let state = LogState::read(manifest, &self.dir)?;
+        let (start, end) = (self.log_start_offset(), self.log_end_offset());
+        let known = self.gone_below();
+        Ok(start.max(state.start_offset) < end && end < state.gone_below && known < state.gone_below)
+    }
+
     /// Drops everything and goes on at `offset`.
     fn restart_at(&self, writer: &mut Writer, offset: Offset) -> Result<(), StorageError> {
         files::mark_log_start(&self.dir, offset)?;
@@ -50,6 +72,7 @@ impl PartitionLog {
         if let Some(before) = &mut writer.before_copy {
             before.forget_segments();
         }
+        super::compaction::forget(&self.dir)?;
         let old = std::mem::take(&mut *self.segments.write());
         for segment in old {
             segment
@@ -72,10 +95,33 @@ impl PartitionLog {
     /// [`StorageError::Corrupt`] when a checksum does not match or offsets are missing;
     /// [`StorageError::DiskFull`]: the same call may be made again.
     pub fn append_copied(&self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.append_copy(bytes, None)
+    }
+
+    /// As [`PartitionLog::append_copied`], from a log that compaction has taken batches out of: these
+    /// are all up to the offset `until`, and `gone_below` is that log's [`PartitionLog::gone_below`].
+    /// Offsets that are missing get a batch without records, so that the log stays whole until it is
+    /// compacted here, too.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn append_copied_sparse(
+        &self,
+        bytes: &[u8],
+        until: Offset,
+        gone_below: Offset,
+    ) -> Result<(), StorageError> {
+        // Whoever copies from here will not find those tombstones either.
+        self.refreshed(gone_below)?;
+        self.append_copy(bytes, Some(until))
+    }
+
+    fn append_copy(&self, bytes: &[u8], sparse_until: Option<Offset>) -> Result<(), StorageError> {
         self.check_open()?;
         let mut rest = bytes;
-        let mut batches = Vec::new();
+        let mut batches: Vec<(BatchHeader, Cow<'_, [u8]>)> = Vec::new();
         let mut next = self.log_end_offset();
+        let mut epoch = 0;
         while !rest.is_empty() {
             let header = BatchHeader::parse(rest)?;
             let size = header.size_in_bytes();
@@ -92,8 +138,14 @@ impl PartitionLog {
                 ));
             }
             rest = tail;
-            if header.last_offset() < next {
+            // The source's own fillers may reach further than what is asked for.
+            let filler = sparse_until.is_some() && header.is_filler();
+            if header.last_offset() < next || filler {
                 continue;
+            }
+            if sparse_until.is_some() && header.base_offset > next {
+                fill(next, header.base_offset, header.leader_epoch, &mut batches)?;
+                next = header.base_offset;
             }
             // A new log begins where its first batch does, also before the log start.
             let begins = batches.is_empty() && self.segments.read().is_empty();
@@ -107,7 +159,11 @@ impl PartitionLog {
                 ));
             }
             next = header.last_offset() + 1;
-            batches.push((header, batch));
+            epoch = header.leader_epoch;
+            batches.push((header, Cow::Borrowed(batch)));
+        }
+        if let Some(until) = sparse_until.filter(|until| *until > next) {
+            fill(next, until, epoch, &mut batches)?;
         }
         if let Some((first, _)) = batches.first()
             && self.segments.read().is_empty()
@@ -145,4 +201,23 @@ impl PartitionLog {
     pub fn end_catch_up(&self) {
         self.writer.lock().before_copy = None;
     }
+}
+
+/// Adds batches without records for the offsets `[from, until)`.
+fn fill(
+    from: Offset,
+    until: Offset,
+    epoch: LeaderEpoch,
+    batches: &mut Vec<(BatchHeader, Cow<'_, [u8]>)>,
+) -> Result<(), StorageError> {
+    /// A batch's last offset is told relative to its first in 31 bits.
+    const OFFSETS_MAX: i64 = 1 << 30;
+    let mut next = from;
+    while next < until {
+        let end = until.min(next + OFFSETS_MAX);
+        let filler = rebuild::filler(next, end - 1, epoch);
+        batches.push((BatchHeader::parse(&filler)?, Cow::Owned(filler)));
+        next = end;
+    }
+    Ok(())
 }

@@ -28,6 +28,9 @@ pub struct LogState {
     pub epochs: Vec<Epoch>,
     #[prost(message, repeated, tag = "7")]
     pub producers: Vec<Producer>,
+    /// In a manifest: tombstones and markers below this offset may be gone from the batches.
+    #[prost(int64, tag = "8")]
+    pub gone_below: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -97,6 +100,7 @@ impl LogState {
                 .into_iter()
                 .map(|(id, state)| producer(id, state))
                 .collect(),
+            gone_below: 0,
         }
     }
 

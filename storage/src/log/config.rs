@@ -1,7 +1,7 @@
 //! Settings of one partition's log.
 
 /// Kafka's topic settings that concern the log; defaults are Kafka's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
     /// `segment.bytes`
     pub segment_bytes: u64,
@@ -11,6 +11,18 @@ pub struct LogConfig {
     pub index_interval_bytes: u32,
     /// `producer.id.expiration.ms`
     pub producer_id_expiration_ms: i64,
+    /// `segment.jitter.ms`
+    pub segment_jitter_ms: i64,
+    /// `cleanup.policy` has `compact`.
+    pub compact: bool,
+    /// `delete.retention.ms`
+    pub delete_retention_ms: i64,
+    /// `min.compaction.lag.ms`
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`; `i64::MAX`: none.
+    pub max_compaction_lag_ms: i64,
+    /// `min.cleanable.dirty.ratio`, from 0 to 1.
+    pub min_cleanable_dirty_ratio: f64,
 }
 
 impl Default for LogConfig {
@@ -20,6 +32,12 @@ impl Default for LogConfig {
             segment_ms: 7 * 24 * 3600 * 1000,
             index_interval_bytes: 4096,
             producer_id_expiration_ms: 24 * 3600 * 1000,
+            segment_jitter_ms: 0,
+            compact: false,
+            delete_retention_ms: 24 * 3600 * 1000,
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: i64::MAX,
+            min_cleanable_dirty_ratio: 0.5,
         }
     }
 }

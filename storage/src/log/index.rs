@@ -226,6 +226,28 @@ impl SegmentIndex {
     }
 }
 
+impl SegmentIndex {
+    /// Writes the files of a closed segment: after a crash each is whole or not there at all.
+    pub fn write_whole(&mut self) -> Result<(), StorageError> {
+        let mut bytes = Vec::with_capacity(self.offsets.len() * OFFSET_ENTRY_BYTES);
+        for entry in &self.offsets {
+            bytes.extend_from_slice(&entry.relative.to_be_bytes());
+            bytes.extend_from_slice(&entry.position.to_be_bytes());
+        }
+        super::files::replace(&self.offset_path, &bytes)?;
+        super::compaction::crash_point::passed();
+        bytes.clear();
+        for entry in &self.times {
+            bytes.extend_from_slice(&entry.timestamp.to_be_bytes());
+            bytes.extend_from_slice(&entry.relative.to_be_bytes());
+        }
+        super::files::replace(&self.time_path, &bytes)?;
+        self.persisted_offsets = self.offsets.len();
+        self.persisted_times = self.times.len();
+        Ok(())
+    }
+}
+
 fn be_u32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b))
 }

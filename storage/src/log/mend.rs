@@ -1,7 +1,8 @@
 //! Gives damaged stretches of a segment their bytes back, copied from another replica.
 //!
-//! The same log prefix is the same bytes on every replica, so that a stretch between two indexed
-//! batches can be replaced in place: its length and offsets are known from the index.
+//! As long as neither replica has compacted them, the same records are the same bytes on both, so that a
+//! stretch between two indexed batches can be replaced in place: its length and offsets are known from
+//! the index. Otherwise the segment is written anew ([`PartitionLog::splice`]).
 
 use super::PartitionLog;
 use crate::batch::{BatchHeader, batch_crc};
@@ -11,14 +12,16 @@ use crate::ids::Offset;
 /// The bytes from one indexed batch up to the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
-    segment_base: Offset,
-    position: u64,
+    pub(super) segment_base: Offset,
+    pub(super) position: u64,
     /// How many bytes replace it.
     pub bytes: usize,
     /// An offset of its first batch.
     pub from: Offset,
     /// Offsets from here on lie behind it.
     pub until: Offset,
+    /// Compaction may have taken batches out of it.
+    pub sparse: bool,
 }
 
 impl PartitionLog {
@@ -43,6 +46,7 @@ impl PartitionLog {
             bytes: (next.map_or(end, |e| u64::from(e.position)) - position) as usize,
             from: first.map_or(segment.base_offset, |e| absolute(e.relative)),
             until: next.map_or(until, |e| absolute(e.relative)),
+            sparse: segment.is_sparse(),
         })
     }
 

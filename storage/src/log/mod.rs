@@ -5,11 +5,12 @@
 //! files, `append` writes, `read` reads, `producers` recognises repeated batches, `transactions` knows
 //! which transactions are open and `txn_index` which were aborted, `epochs` knows the leader epochs,
 //! `flush` makes it durable, `catch_up` copies it from another replica, `mend` replaces what the disk
-//! has damaged.
+//! has damaged, `compaction` gives up records that later ones replace.
 
 mod append;
 mod catch_up;
 mod checkpoint;
+mod compaction;
 mod config;
 mod epochs;
 mod files;
@@ -24,6 +25,9 @@ mod transactions;
 mod txn_index;
 
 pub use append::{AppendBatch, AppendOutcome};
+pub use compaction::{
+    CompactionNeed, CompactionReport, CompactionRun, ForeignBatches, Pace,
+};
 pub use config::LogConfig;
 pub use flush::FlushTicket;
 pub use mend::Stretch;
@@ -35,6 +39,7 @@ pub use txn_index::AbortedTransaction;
 use crate::error::StorageError;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use checkpoint::LogState;
+use compaction::CompactionState;
 use epochs::LeaderEpochs;
 use files::DirSync;
 use parking_lot::{Mutex, RwLock};
@@ -55,6 +60,8 @@ struct Writer {
     epochs_dirty: bool,
     /// The log as it was before the copy under way: what a checkpoint taken meanwhile stands for.
     before_copy: Option<LogState>,
+    /// Compaction is replacing segments: files are not to be removed meanwhile.
+    swapping: bool,
 }
 
 /// One partition's log. One writer at a time, any number of readers.
@@ -70,6 +77,12 @@ pub struct PartitionLog {
     /// First offset of the earliest open transaction, or [`NONE_OPEN`].
     first_open: AtomicI64,
     deleted: AtomicBool,
+    /// How far compaction has come.
+    compaction: Mutex<CompactionState>,
+    /// Held by a compaction from its beginning to its end.
+    compacting: Mutex<()>,
+    /// Held, outside of `writer`, while segments are replaced or all of them go.
+    swap_lock: Mutex<()>,
 }
 
 /// A producer as admin tools show it.
@@ -113,15 +126,19 @@ impl PartitionLog {
         let mut state = checkpoint
             .map(|bytes| LogState::read(bytes, dir))
             .transpose()?;
-        let segments = match &mut state {
+        let (segments, compaction) = match &mut state {
             Some(state) => {
+                compaction::recover(dir)?;
                 take_over_log_start(dir, state)?;
-                open_segments(dir, &config, state)?
+                let compaction = CompactionState::read(dir)?;
+                (open_segments(dir, &config, state, &compaction)?, compaction)
             }
             None => {
+                compaction::forget(dir)?;
+                CompactionState::clear(dir)?;
                 remove_segments(dir, |_| true)?;
                 files::clear_log_start(dir)?;
-                Vec::new()
+                Default::default()
             }
         };
         let (start, end) = state
@@ -141,6 +158,7 @@ impl PartitionLog {
                 epochs,
                 epochs_dirty: false,
                 before_copy: None,
+                swapping: false,
             }),
             dir_sync: Arc::new(DirSync::needed(dir)),
             segments: RwLock::new(segments),
@@ -148,6 +166,9 @@ impl PartitionLog {
             end: AtomicI64::new(end),
             config: RwLock::new(config),
             deleted: AtomicBool::new(false),
+            compaction: Mutex::new(compaction),
+            compacting: Mutex::new(()),
+            swap_lock: Mutex::new(()),
         };
         Ok(log)
     }
@@ -217,28 +238,48 @@ impl PartitionLog {
         self.writer.lock().producers.expire(expiry);
     }
 
-    /// Moves the log start forward; segments wholly below it are removed. Going back or past the
-    /// end is ignored: the start never goes back. What was removed stays removed after a crash, and
-    /// an older checkpoint can still be opened.
+    /// Moves the log start forward; segments wholly below it are removed, at the end of the log also
+    /// the one being written. Going back or past the end is ignored: the start never goes back. What
+    /// was removed stays removed after a crash, and an older checkpoint can still be opened.
     pub fn set_log_start_offset(&self, offset: Offset) -> Result<(), StorageError> {
         let mut writer = self.writer.lock();
         if offset <= self.log_start_offset() || offset > self.log_end_offset() {
             return Ok(());
         }
-        // A segment ends where the next one begins; the last one stays.
-        let count = self
-            .segments
-            .read()
-            .windows(2)
-            .take_while(|pair| pair[1].base_offset <= offset)
-            .count();
-        if count > 0 {
+        let active_bytes = self.segments.read().last().map_or(0, |s| s.bytes());
+        if offset == self.log_end_offset() && active_bytes > 0 {
+            self.roll(0);
+        }
+        if !writer.swapping && self.count_below(offset) > 0 {
+            // Before anything changes: this may fail.
             files::mark_log_start(&self.dir, offset)?;
-            self.dir_sync.need();
         }
         self.start.store(offset, Ordering::Release);
         writer.epochs.trim_front(offset);
         writer.epochs_dirty = true;
+        if writer.swapping {
+            // Compaction is renaming files; it removes what has to go when it is done.
+            return Ok(());
+        }
+        self.remove_below_start()
+    }
+
+    /// Segments wholly below `offset`. A segment ends where the next one begins; the last one stays.
+    fn count_below(&self, offset: Offset) -> usize {
+        let segments = self.segments.read();
+        let pairs = segments.windows(2);
+        pairs.take_while(|pair| pair[1].base_offset <= offset).count()
+    }
+
+    /// Removes segments wholly below the log start; under the writer's lock.
+    fn remove_below_start(&self) -> Result<(), StorageError> {
+        let start = self.log_start_offset();
+        let count = self.count_below(start);
+        if count == 0 {
+            return Ok(());
+        }
+        files::mark_log_start(&self.dir, start)?;
+        self.dir_sync.need();
         let removed: Vec<Arc<Segment>> = self.segments.write().drain(..count).collect();
         for segment in removed {
             segment
@@ -303,8 +344,10 @@ impl PartitionLog {
 
     /// Removes the log's folder. Reads under way keep their bytes.
     pub fn delete(&self) -> Result<(), StorageError> {
-        let _writer = self.writer.lock();
         self.deleted.store(true, Ordering::Release);
+        // A compaction under way sees that, and must not make files in a folder that goes.
+        let _compacting = self.compacting.lock();
+        let _writer = self.writer.lock();
         self.segments.write().clear();
         match std::fs::remove_dir_all(&self.dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -396,6 +439,7 @@ fn open_segments(
     dir: &Path,
     config: &LogConfig,
     state: &LogState,
+    compaction: &CompactionState,
 ) -> Result<Vec<Arc<Segment>>, StorageError> {
     remove_segments(dir, |base| {
         base > state.segment_base || (base == state.segment_base && state.segment_bytes == 0)
@@ -431,6 +475,9 @@ fn open_segments(
             !active,
         )?;
         let end = bases.get(i + 1).copied().unwrap_or(state.end_offset);
+        if base < compaction.gaps_below && !active {
+            segment.set_sparse(end);
+        }
         match TxnIndex::load(dir, base, end, !active)? {
             Some(index) => *segment.txn_index.write() = index,
             None => damaged.push(segments.len()),

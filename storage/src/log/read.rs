@@ -15,8 +15,10 @@ pub struct LogRead {
     pub slices: Vec<Bytes>,
     /// Sum of the slices' lengths.
     pub bytes: usize,
-    /// First offset after the last batch; `from` when nothing was read.
+    /// Every batch below this offset, from `from` on, is in the slices.
     pub next_offset: Offset,
+    /// Compaction may have taken batches out: offsets that are missing do not exist any more.
+    pub sparse: bool,
 }
 
 impl PartitionLog {
@@ -99,6 +101,7 @@ fn read_segment(
     if segment.bytes() == 0 {
         return Ok(true);
     }
+    read.sparse |= segment.is_sparse();
     let Some(position) = segment.position_of(read.next_offset)? else {
         return Ok(true);
     };
@@ -118,6 +121,10 @@ fn read_segment(
         };
         let size = header.size_in_bytes();
         let within = (to - position) as usize + size <= max_bytes;
+        if header.base_offset >= upper && segment.follows(&header, read.next_offset) {
+            // What compaction has taken out below `upper` counts as read.
+            read.next_offset = read.next_offset.max(upper);
+        }
         if header.base_offset >= upper || !(within || first_free) {
             more = false;
             break;
@@ -135,11 +142,10 @@ fn read_segment(
         // Damaged records are nobody's records: what comes before them is still served.
         let batch = view.as_ref().map(|v| v.slice(to, batch_end));
         let intact = batch.is_some_and(|b| batch_crc(&b) == header.crc);
-        let in_place = if to == position {
-            header.base_offset <= read.next_offset && read.next_offset <= header.last_offset()
-        } else {
-            header.base_offset == read.next_offset
-        };
+        let holds_first = to == position
+            && header.base_offset <= read.next_offset
+            && read.next_offset <= header.last_offset();
+        let in_place = holds_first || segment.follows(&header, read.next_offset);
         if !intact || !in_place {
             if to > position {
                 more = false;

@@ -67,13 +67,22 @@ impl View {
     }
 }
 
+#[derive(Default)]
+struct OpenFile {
+    handle: Option<Arc<File>>,
+    /// The path leads to this file no more: the handle is all there is.
+    pinned: bool,
+}
+
 pub struct Segment {
     pub base_offset: Offset,
     path: PathBuf,
     /// Bytes a mapping covers; the file never becomes larger.
     capacity: u64,
     published: AtomicU64,
-    file: Mutex<Option<Arc<File>>>,
+    file: Mutex<OpenFile>,
+    /// Where the segment ends when compaction may have left gaps between its batches, else −1.
+    sparse_end: AtomicI64,
     /// The window used last.
     mapping: RwLock<Option<View>>,
     /// The window was used since the last look.
@@ -98,7 +107,8 @@ impl Segment {
             path: dir.join(file_name(base_offset, "log")),
             capacity,
             published: AtomicU64::new(0),
-            file: Mutex::new(None),
+            file: Mutex::default(),
+            sparse_end: AtomicI64::new(-1),
             mapping: RwLock::new(None),
             mapping_used: AtomicBool::new(false),
             index: RwLock::new(SegmentIndex::empty(dir, base_offset)),
@@ -149,7 +159,8 @@ impl Segment {
             path,
             capacity: capacity.max(bytes),
             published: AtomicU64::new(bytes),
-            file: Mutex::new(None),
+            file: Mutex::default(),
+            sparse_end: AtomicI64::new(-1),
             mapping: RwLock::new(None),
             mapping_used: AtomicBool::new(false),
             max_timestamp: AtomicI64::new(index.last_timestamp()),
@@ -203,21 +214,52 @@ impl Segment {
         self.bytes() > 0
     }
 
-    fn file(&self) -> Result<Arc<File>, StorageError> {
-        let mut file = self.file.lock();
-        if let Some(file) = &*file {
-            return Ok(file.clone());
+    pub fn file(&self) -> Result<Arc<File>, StorageError> {
+        self.open_file(&mut self.file.lock())
+    }
+
+    fn open_file(&self, file: &mut OpenFile) -> Result<Arc<File>, StorageError> {
+        if let Some(handle) = &file.handle {
+            return Ok(handle.clone());
         }
+        // Only a segment that nothing was written to has no file yet.
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
+            .create(!self.is_on_disk())
             .truncate(false)
             .open(&self.path)
             .map_err(|e| StorageError::io(&self.path, e))?;
         let opened = Arc::new(opened);
-        *file = Some(opened.clone());
+        file.handle = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// Holds on to the file, which is about to lose its name: readers that still have this segment
+    /// must not find another file, or none, under its path.
+    pub fn pin(&self) -> Result<(), StorageError> {
+        let mut file = self.file.lock();
+        self.open_file(&mut file)?;
+        file.pinned = true;
+        Ok(())
+    }
+
+    /// Whether offsets may be missing between two batches.
+    pub fn is_sparse(&self) -> bool {
+        self.sparse_end.load(Ordering::Acquire) >= 0
+    }
+
+    /// Lets offsets be missing below `end`, where the next segment begins.
+    pub fn set_sparse(&self, end: Offset) {
+        self.sparse_end.store(end, Ordering::Release);
+    }
+
+    /// Whether the batch of `header` may be the one after an offset before `next`. Base offsets are not
+    /// covered by a checksum, so that they have to fit between their neighbours.
+    pub fn follows(&self, header: &BatchHeader, next: Offset) -> bool {
+        let sparse_end = self.sparse_end.load(Ordering::Acquire);
+        header.base_offset == next
+            || (header.base_offset > next && header.last_offset() < sparse_end)
     }
 
     /// Writes `slices` at the end without publishing them. On an error nothing is visible, and the
@@ -262,9 +304,24 @@ impl Segment {
         self.published.store(position + size, Ordering::Release);
     }
 
-    fn index_batch(&self, header: &BatchHeader, position: u64, interval: u32) {
-        let max = self.max_timestamp().max(header.max_timestamp);
-        let newer = header.max_timestamp > self.max_timestamp();
+    /// Takes over `bytes` that lie in a file which will be this segment's, indexed batch by batch.
+    pub fn adopt(&mut self, bytes: u64, end: Offset, created_ms: i64) {
+        self.index.get_mut().seal();
+        self.published = AtomicU64::new(bytes);
+        self.capacity = bytes;
+        self.created_ms = created_ms;
+        self.set_sparse(end);
+    }
+
+    /// Notes the batch of `header` at `position`. One without records has no timestamp to be found.
+    pub fn index_batch(&self, header: &BatchHeader, position: u64, interval: u32) {
+        let timestamp = if header.record_count == 0 {
+            -1
+        } else {
+            header.max_timestamp
+        };
+        let max = self.max_timestamp().max(timestamp);
+        let newer = timestamp > self.max_timestamp();
         self.max_timestamp.store(max, Ordering::Release);
         self.index.write().add(
             OffsetEntry {
@@ -272,7 +329,7 @@ impl Segment {
                 position: position as u32,
             },
             newer.then_some(TimeEntry {
-                timestamp: header.max_timestamp,
+                timestamp,
                 relative: (header.last_offset() - self.base_offset) as u32,
             }),
             header.size_in_bytes() as u64,
@@ -347,8 +404,9 @@ impl Segment {
 
     /// Closes the file of a segment that is written no more and synced.
     pub fn close_file(&self) {
-        if !self.needs_sync() {
-            *self.file.lock() = None;
+        let mut file = self.file.lock();
+        if !file.pinned && !self.needs_sync() {
+            file.handle = None;
         }
     }
 
@@ -371,8 +429,9 @@ impl Segment {
         Ok((header, view))
     }
 
-    /// Position of the batch that contains `offset`. Batches follow each other without gaps; one that
-    /// says otherwise is damaged, as base offsets are not covered by a checksum.
+    /// Position of the batch that contains `offset`, or after compaction of the first one behind it.
+    /// Otherwise batches follow each other without gaps; one that says otherwise is damaged, as base
+    /// offsets are not covered by a checksum.
     pub fn position_of(&self, offset: Offset) -> Result<Option<u64>, StorageError> {
         let relative = u32::try_from((offset - self.base_offset).max(0)).unwrap_or(u32::MAX);
         let (entry, _) = self.index.read().entries_around(relative);
@@ -384,7 +443,7 @@ impl Segment {
             let (header, _) = self.header_at(position)?;
             let in_place = match last.take() {
                 Some(last) => header.last_offset() == last,
-                None => header.base_offset == next,
+                None => self.follows(&header, next),
             };
             if !in_place {
                 return Err(self.damaged(position, "its offset is wrong"));
@@ -426,16 +485,28 @@ impl Segment {
         }
     }
 
-    /// Removes the files. Readers that still hold a mapping keep their bytes.
+    /// Removes the files. Readers that still have the segment keep its bytes.
     pub fn remove(&self) -> io::Result<()> {
-        for suffix in ["log", "index", "timeindex", "txnindex", "snapshot", "tmp"] {
-            match std::fs::remove_file(self.path.with_extension(suffix)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+        if self.is_on_disk() {
+            // Gone already: nobody can want to read it.
+            let _ = self.pin();
         }
-        Ok(())
+        remove_files(
+            &self.path,
+            &["log", "index", "timeindex", "txnindex", "snapshot", "tmp"],
+        )
     }
+}
+
+/// Removes those of a segment's files that are there; `path` is that of its log file.
+pub fn remove_files(path: &Path, suffixes: &[&str]) -> io::Result<()> {
+    for suffix in suffixes {
+        match std::fs::remove_file(path.with_extension(suffix)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes all of `slices` at `at`; returns the bytes written.

@@ -3,7 +3,7 @@
 use super::*;
 use std::path::PathBuf;
 
-fn copy_dir(from: &Path) -> TempDir {
+pub(super) fn copy_dir(from: &Path) -> TempDir {
     let to = scratch();
     for entry in std::fs::read_dir(from).expect("the folder") {
         let path = entry.expect("an entry").path();

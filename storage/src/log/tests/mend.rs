@@ -2,7 +2,7 @@ use super::*;
 
 /// Flips a bit of the log file of the segment that holds `offset`, `at` bytes into its first batch
 /// from there on; the rest of the log is untouched.
-fn damage(log: &PartitionLog, offset: Offset, at: u64) {
+pub(super) fn damage(log: &PartitionLog, offset: Offset, at: u64) {
     use std::os::unix::fs::FileExt;
     let segment = log
         .segments()

@@ -2,6 +2,7 @@
 
 mod append;
 mod catch_up;
+mod compaction;
 mod crash;
 mod disk_full;
 mod lookup;
