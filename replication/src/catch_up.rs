@@ -1,7 +1,6 @@
 //! Copies the committed batches a replica lacks from another one, as a consumer would read them.
 
 use crate::ids::BrokerId;
-use crate::partition::Partition;
 use crate::transport::Transport;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -12,7 +11,7 @@ use tidelog_proto::peer::{self as wire, message::Body};
 use tidelog_storage::batch::BatchHeader;
 use tidelog_storage::error::StorageError;
 use tidelog_storage::ids::GroupId;
-use tidelog_storage::log::{PartitionLog, Stretch};
+use tidelog_storage::log::PartitionLog;
 
 /// Bytes asked for at once: what the source and this broker each hold for one copy.
 const READ_BYTES: u32 = 1024 * 1024;
@@ -22,7 +21,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Where a state machine gets missing batches from; a seam for tests without a network.
 pub trait CatchUp: Send + Sync + 'static {
     /// Brings `log` to the state `manifest` describes. Any of `sources` may be read, as the batches
-    /// are committed; ends only when the copy is whole, or when this broker stops.
+    /// are committed; ends only when the copy is whole, or when this broker stops. What a compacted log
+    /// has is in closed segments.
     fn copy(
         &self,
         group: GroupId,
@@ -45,6 +45,12 @@ impl CatchUp for PeerCatchUp {
     ) -> BoxFuture<'static, io::Result<()>> {
         let transport = self.0.clone();
         Box::pin(async move {
+            let mut sources = Sources::new(sources);
+            // Whose log, in which state, all that is here agrees with.
+            let mut seen = None;
+            if log.needs_refresh(&manifest).map_err(io::Error::other)? {
+                seen = Some(refresh(&transport, group, &log, &mut sources).await?);
+            }
             let (first, end) = {
                 let (log, manifest) = (log.clone(), manifest.clone());
                 blocking(move || log.begin_catch_up(&manifest)).await?
@@ -56,12 +62,19 @@ impl CatchUp for PeerCatchUp {
                 "copying from peers"
             );
             let mut offset = first;
-            let mut sources = sources.iter().copied().cycle();
-            let mut source = sources.next();
+            let mut disagrees = false;
             while offset < end {
-                let from = source.ok_or_else(|| io::Error::other("no replica to copy from"))?;
+                let from = sources.current()?;
                 let copied = match read(&transport, from, group, offset, end).await {
-                    Ok(batches) => append(&transport, group, &log, batches).await?,
+                    Ok(reply) => {
+                        let state = Some((from, reply.gone_below));
+                        // What is here may be deleted by tombstones that are gone from what comes.
+                        disagrees |= seen != state
+                            && reply.gone_below > offset
+                            && offset > log.log_start_offset();
+                        seen = state;
+                        append(&transport, group, &log, reply, end).await?
+                    }
                     Err(error) => Err(error.to_string()),
                 };
                 match copied {
@@ -71,13 +84,38 @@ impl CatchUp for PeerCatchUp {
                     Err(reason) if transport.strong_count() > 0 => {
                         tracing::warn!(group = group.0, "copy from broker {from}: {reason}");
                         tokio::time::sleep(RETRY_PAUSE).await;
-                        source = sources.next();
+                        sources.next();
                     }
                     Err(reason) => return Err(io::Error::other(reason)),
                 }
             }
+            if disagrees {
+                log.close_segment_of(end - 1);
+                refresh(&transport, group, &log, &mut sources).await?;
+            }
             blocking(move || log.finish_catch_up(&manifest)).await
         })
+    }
+}
+
+/// Replicas to copy from: one as long as it answers, then the next.
+struct Sources {
+    all: Vec<BrokerId>,
+    at: usize,
+}
+
+impl Sources {
+    fn new(all: Vec<BrokerId>) -> Sources {
+        Sources { all, at: 0 }
+    }
+
+    fn current(&self) -> io::Result<BrokerId> {
+        let source = self.all.get(self.at).copied();
+        source.ok_or_else(|| io::Error::other("no replica to copy from"))
+    }
+
+    fn next(&mut self) {
+        self.at = (self.at + 1) % self.all.len().max(1);
     }
 }
 
@@ -87,13 +125,19 @@ async fn append(
     transport: &Weak<Transport>,
     group: GroupId,
     log: &Arc<PartitionLog>,
-    batches: Bytes,
+    reply: wire::ReadLogReply,
+    end: i64,
 ) -> io::Result<Result<i64, String>> {
     let mut waiting = false;
     loop {
-        let (log, batches) = (log.clone(), batches.clone());
+        let (log, reply) = (log.clone(), reply.clone());
         let appended = tokio::task::spawn_blocking(move || {
-            log.append_copied(&batches)?;
+            if reply.sparse {
+                let until = reply.next_offset.min(end);
+                log.append_copied_sparse(&reply.batches, until, reply.gone_below)?;
+            } else {
+                log.append_copied(&reply.batches)?;
+            }
             Ok(log.log_end_offset())
         })
         .await
@@ -118,13 +162,14 @@ async fn append(
     }
 }
 
-async fn read(
+/// Batches of another replica from `from_offset` on: at least one, or the word that there is none.
+pub(crate) async fn read(
     transport: &Weak<Transport>,
     source: BrokerId,
     group: GroupId,
     from_offset: i64,
     end_offset: i64,
-) -> io::Result<Bytes> {
+) -> io::Result<wire::ReadLogReply> {
     let peer = transport
         .upgrade()
         .and_then(|t| t.peer(source))
@@ -135,8 +180,12 @@ async fn read(
         max_bytes: READ_BYTES,
     });
     match peer.request(group.0, request, READ_LIMIT).await {
-        Ok(Body::ReadLogReply(reply)) if reply.error.is_empty() && !reply.batches.is_empty() => {
-            Ok(reply.batches)
+        Ok(Body::ReadLogReply(reply))
+            if reply.error.is_empty()
+                && (!reply.batches.is_empty()
+                    || reply.sparse && reply.next_offset > from_offset) =>
+        {
+            Ok(reply)
         }
         Ok(Body::ReadLogReply(reply)) if reply.error.is_empty() => {
             Err(io::Error::other("it has not got that far"))
@@ -147,61 +196,113 @@ async fn read(
     }
 }
 
-/// Replaces the damaged stretch at `offset` of a partition by what another replica has there.
-pub async fn mend(partition: &Partition, offset: i64) {
-    let (group, log) = (partition.spec.group, partition.log.clone());
-    let Some(stretch) = log.stretch_of(offset) else {
-        return;
-    };
-    let transport = Arc::downgrade(&partition.transport);
-    let me = partition.transport.identity.broker;
-    let others = partition.spec.replicas.iter().filter(|r| **r != me);
-    let name = format!("{}-{}", partition.spec.topic, partition.spec.partition);
-    for other in others.clone() {
-        let mended = async {
-            let batches = read_stretch(&transport, *other, group, &stretch).await?;
-            let (log, stretch) = (log.clone(), stretch.clone());
-            blocking(move || log.mend(&stretch, &batches)).await
-        };
-        match mended.await {
-            Ok(()) => {
-                tracing::warn!(
-                    "{name}: damaged records at offset {offset} replaced by broker {other}'s"
-                );
-                return;
-            }
-            Err(error) => tracing::warn!("{name}: damaged records from broker {other}: {error}"),
-        }
-    }
-    tracing::error!(
-        "{name}: the records at offset {offset} are damaged on this disk, and no other replica could \
-         give them; it is tried again when they are read again"
-    );
+/// What one replica has in a range of offsets, perhaps with some more around it.
+pub(crate) struct RangeCopy {
+    pub batches: Vec<u8>,
+    pub sparse: bool,
+    pub gone_below: i64,
 }
 
-async fn read_stretch(
+/// Reads from `source` until `until` is reached or there are `enough` bytes.
+pub(crate) async fn read_range(
     transport: &Weak<Transport>,
     source: BrokerId,
     group: GroupId,
-    stretch: &Stretch,
-) -> io::Result<Vec<u8>> {
-    let mut batches = Vec::new();
-    let mut from = stretch.from;
-    while batches.len() < stretch.bytes {
-        let more = read(transport, source, group, from, stretch.until).await?;
-        let mut rest = &more[..];
-        while let Ok(header) = BatchHeader::parse(rest) {
-            from = header.last_offset() + 1;
-            rest = rest.get(header.size_in_bytes()..).unwrap_or_default();
-        }
-        batches.extend_from_slice(&more);
+    (mut from, until): (i64, i64),
+    enough: usize,
+) -> io::Result<RangeCopy> {
+    let mut copy = RangeCopy {
+        batches: Vec::new(),
+        sparse: false,
+        gone_below: 0,
+    };
+    while from < until && (copy.sparse || copy.batches.len() < enough) {
+        let reply = read(transport, source, group, from, until).await?;
+        from = reply.next_offset.max(end_of(&reply.batches, from));
+        copy.batches.extend_from_slice(&reply.batches);
+        copy.sparse |= reply.sparse;
+        copy.gone_below = copy.gone_below.max(reply.gone_below);
     }
-    // The last answer may hold more than the stretch, up to where its last offset lies.
-    batches.truncate(stretch.bytes);
-    Ok(batches)
+    Ok(copy)
 }
 
-async fn blocking<T: Send + 'static>(
+/// Offset after the last of `batches`; `from` when there is none.
+fn end_of(batches: &[u8], from: i64) -> i64 {
+    let (mut rest, mut end) = (batches, from);
+    while let Ok(header) = BatchHeader::parse(rest) {
+        end = header.last_offset() + 1;
+        rest = rest.get(header.size_in_bytes()..).unwrap_or_default();
+    }
+    end
+}
+
+/// Makes all closed segments what one source has there, in one state of its compaction; which source
+/// and state. Tombstones that this replica has never seen are gone there.
+async fn refresh(
+    transport: &Weak<Transport>,
+    group: GroupId,
+    log: &Arc<PartitionLog>,
+    sources: &mut Sources,
+) -> io::Result<(BrokerId, i64)> {
+    loop {
+        let from = sources.current()?;
+        match refresh_from(transport, group, log, from).await {
+            Ok(Some(gone_below)) => return Ok((from, gone_below)),
+            // It has dropped more meanwhile: what was compared first may be too old.
+            Ok(None) => {}
+            Err(error) if transport.strong_count() > 0 => {
+                tracing::warn!(group = group.0, "comparing with broker {from}: {error}");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                sources.next();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn refresh_from(
+    transport: &Weak<Transport>,
+    group: GroupId,
+    log: &Arc<PartitionLog>,
+    from: BrokerId,
+) -> io::Result<Option<i64>> {
+    let mut states = Vec::new();
+    for range in log.closed_segments(i64::MAX) {
+        tracing::info!(
+            group = group.0,
+            from = range.start,
+            to = range.end,
+            "comparing with broker {from}"
+        );
+        let (base, bounds) = (
+            range.start,
+            (range.start.max(log.log_start_offset()), range.end),
+        );
+        let Some(mut refresh) = on(log, move |log| log.refresh(base, i64::MAX)).await? else {
+            continue;
+        };
+        let (mut next, until) = bounds;
+        while next < until {
+            let reply = read(transport, from, group, next, until).await?;
+            states.push(reply.gone_below);
+            next = reply.next_offset.max(end_of(&reply.batches, next));
+            refresh = on(log, move |_| refresh.add(&reply.batches).map(|()| refresh)).await?;
+        }
+        on(log, move |log| log.finish_refresh(refresh)).await?;
+    }
+    let last = states.last().copied().unwrap_or(0);
+    Ok(states.iter().all(|state| *state == last).then_some(last))
+}
+
+async fn on<T: Send + 'static>(
+    log: &Arc<PartitionLog>,
+    work: impl FnOnce(&PartitionLog) -> Result<T, StorageError> + Send + 'static,
+) -> io::Result<T> {
+    let log = log.clone();
+    blocking(move || work(&log)).await
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, tidelog_storage::error::StorageError> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work)

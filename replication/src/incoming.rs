@@ -353,35 +353,37 @@ fn read_log(shared: &Arc<NodeShared>, group: GroupId, read: wire::ReadLog) -> Ha
     };
     Handled::Later(Box::pin(async move {
         let damaged = partition.clone();
-        let copied = tokio::task::spawn_blocking(move || -> Result<bytes::Bytes, StorageError> {
+        let copied = tokio::task::spawn_blocking(move || -> Result<_, StorageError> {
             let log = partition.log();
             let max_bytes = read.max_bytes.min(READ_BYTES_MAX) as usize;
             let end = read.end_offset.min(log.log_end_offset());
             if read.from_offset >= end {
-                return Ok(bytes::Bytes::new());
+                return Ok(wire::ReadLogReply::default());
             }
             let batches = log.read(read.from_offset, end, max_bytes, true)?;
-            Ok(batches.slices.concat().into())
+            // Asked for after the read: it may say too much, never too little.
+            Ok(wire::ReadLogReply {
+                batches: batches.slices.concat().into(),
+                sparse: batches.sparse,
+                next_offset: batches.next_offset,
+                gone_below: log.gone_below(),
+                ..Default::default()
+            })
         })
         .await;
+        let failed = |error: String| wire::ReadLogReply {
+            error,
+            ..Default::default()
+        };
         let reply = match copied {
-            Ok(Ok(batches)) => wire::ReadLogReply {
-                batches,
-                ..Default::default()
-            },
+            Ok(Ok(reply)) => reply,
             Ok(Err(error)) => {
                 if matches!(error, StorageError::Corrupt { .. }) {
                     damaged.mend(read.from_offset);
                 }
-                wire::ReadLogReply {
-                    error: error.to_string(),
-                    ..Default::default()
-                }
+                failed(error.to_string())
             }
-            Err(error) => wire::ReadLogReply {
-                error: error.to_string(),
-                ..Default::default()
-            },
+            Err(error) => failed(error.to_string()),
         };
         Some(Body::ReadLogReply(reply))
     }))

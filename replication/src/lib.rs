@@ -18,6 +18,7 @@ mod incoming;
 mod leaders;
 mod log_keeper;
 mod log_store;
+mod mend;
 pub mod node;
 pub mod partition;
 mod rebuild;

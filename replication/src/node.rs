@@ -166,7 +166,8 @@ impl Checkpointer for NodeShared {
     }
 }
 
-fn checkpoint_group(log: &GroupLog, machine: &GroupMachine) {
+/// Checkpoints a group; blocks on the disk, and waits for room on a full one.
+pub(crate) fn checkpoint_group(log: &GroupLog, machine: &GroupMachine) {
     use tidelog_storage::error::StorageError;
     loop {
         match machine.checkpoint(log) {

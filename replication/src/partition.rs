@@ -1,7 +1,8 @@
 //! One replica of one partition.
 
-use crate::catch_up;
 use crate::group::Group;
+use crate::mend;
+use crate::node::checkpoint_group;
 use crate::transport::Transport;
 use crate::types::{Command, Reply};
 use crate::{BrokerId, GroupId, ProposeError};
@@ -10,7 +11,10 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tidelog_storage::log::{LogConfig, PartitionLog, ProducerExpiry};
+use tidelog_storage::error::StorageError;
+use tidelog_storage::log::{
+    CompactionReport, CompactionRun, LogConfig, PartitionLog, ProducerExpiry,
+};
 use tokio::sync::Notify;
 
 /// What a replica is opened with. `replicas[0]` is the preferred leader and initialises the group.
@@ -140,6 +144,22 @@ impl Partition {
         })
     }
 
+    /// Compacts the log's closed segments. Blocks on the disk, for long: for a thread of its own.
+    /// `run.closed_before` is set here.
+    ///
+    /// # Errors
+    /// [`StorageError::DiskFull`], and I/O errors.
+    pub fn compact(&self, run: &CompactionRun<'_>) -> Result<CompactionReport, StorageError> {
+        let closed_before = self.log.active_base_offset();
+        // A crash must not bring back a checkpoint that knows one of these segments as it was.
+        checkpoint_group(&self.group.log, &self.group.machine);
+        self.group.log.sync();
+        self.log.compact(&CompactionRun {
+            closed_before,
+            ..*run
+        })
+    }
+
     /// Replaces the damaged records at `offset`, which a read has found, by another replica's. Does
     /// nothing while an earlier call is at work.
     pub fn mend(self: &Arc<Self>, offset: i64) {
@@ -148,7 +168,7 @@ impl Partition {
         }
         let partition = self.clone();
         tokio::spawn(async move {
-            catch_up::mend(&partition, offset).await;
+            mend::mend(&partition, offset).await;
             partition.mending.store(false, Ordering::Release);
         });
     }

@@ -346,6 +346,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     .into_iter()
                     .chain(voters.filter(|v| Some(*v) != snapshot.source))
                     .collect();
+                self.close_for_refresh(log, &snapshot.manifest).await?;
                 self.catch_up
                     .copy(self.shared.group, log.clone(), sources, snapshot.manifest)
                     .await?;
@@ -384,6 +385,29 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 }
 
 impl StateMachine {
+    /// Of a compacted log, closes all that is here, durably, so that it can be compared with a log
+    /// from which tombstones may be gone.
+    async fn close_for_refresh(
+        &self,
+        partition: &Arc<PartitionLog>,
+        manifest: &[u8],
+    ) -> io::Result<()> {
+        if !partition
+            .may_need_refresh(manifest)
+            .map_err(io::Error::other)?
+        {
+            return Ok(());
+        }
+        let (shared, log, partition) = (self.shared.clone(), self.log.clone(), partition.clone());
+        tokio::task::spawn_blocking(move || {
+            partition.close_segment_of(partition.log_end_offset() - 1);
+            shared.checkpoint(&log).map(|()| log.sync())
+        })
+        .await
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)
+    }
+
     async fn apply_all(
         &self,
         run: &mut Vec<RaftEntry>,

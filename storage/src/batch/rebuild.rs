@@ -56,8 +56,9 @@ pub fn record_slices<'a>(
 ) -> Result<(), BatchError> {
     let mut rest = Varints(records);
     for _ in 0..header.record_count {
-        let record =
-            rest.record().ok_or_else(|| BatchError::Invalid("a record is malformed".to_owned()))?;
+        let record = rest
+            .record()
+            .ok_or_else(|| BatchError::Invalid("a record is malformed".to_owned()))?;
         visit(record);
     }
     Ok(())
@@ -108,11 +109,17 @@ pub fn with_records(
         if shift == 0 {
             records.extend_from_slice(record.whole);
         } else {
-            put_shifted(record, record.timestamp_delta.wrapping_add(shift), &mut records);
+            put_shifted(
+                record,
+                record.timestamp_delta.wrapping_add(shift),
+                &mut records,
+            );
         }
     }
     if !header.is_log_append_time() {
-        let timestamps = kept.iter().map(|r| header.base_timestamp.wrapping_add(r.timestamp_delta));
+        let timestamps = kept
+            .iter()
+            .map(|r| header.base_timestamp.wrapping_add(r.timestamp_delta));
         changed.max_timestamp = timestamps.max().unwrap_or(header.max_timestamp);
     }
     changed.record_count = kept.len() as i32;
@@ -131,8 +138,7 @@ pub fn recompressed(batch: &[u8], codec: Compression) -> Result<Vec<u8>, BatchEr
 
 /// A batch that has lost all its records and still tells its offsets and its producer's sequence.
 pub fn without_records(header: &BatchHeader) -> Vec<u8> {
-    let kept =
-        ATTRIBUTE_LOG_APPEND_TIME | ATTRIBUTE_TRANSACTIONAL | ATTRIBUTE_CONTROL;
+    let kept = ATTRIBUTE_LOG_APPEND_TIME | ATTRIBUTE_TRANSACTIONAL | ATTRIBUTE_CONTROL;
     let empty = BatchHeader {
         attributes: header.attributes & kept,
         base_timestamp: -1,

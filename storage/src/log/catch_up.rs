@@ -36,14 +36,14 @@ impl PartitionLog {
 
     /// Prepares for the batches `manifest` speaks of. Returns the range `[first, end)` this replica
     /// lacks: what it has is committed and therefore a prefix, unless the other's log starts later,
-    /// in which case this one starts anew there. A log that [`PartitionLog::needs_refresh`] has had it.
+    /// in which case this one starts anew there. One that [`PartitionLog::needs_refresh`] has had it.
     ///
     /// Until [`PartitionLog::end_catch_up`] checkpoints stand for the log as it was before: batches of
     /// a copy that is not whole belong to no applied index, and would be applied once more.
     pub fn begin_catch_up(&self, manifest: &[u8]) -> Result<(Offset, Offset), StorageError> {
         self.check_open()?;
         let state = LogState::read(manifest, &self.dir)?;
-        self.refreshed(state.gone_below)?;
+        self.note_gone(state.gone_below)?;
         let _swap = self.swap_lock.lock();
         let mut writer = self.writer.lock();
         if writer.before_copy.is_none() {
@@ -57,12 +57,24 @@ impl PartitionLog {
     }
 
     /// Whether the other log may have dropped tombstones and markers that this one has not seen, for
-    /// records that it still has: they have to be compared first ([`PartitionLog::refresh`]).
+    /// records that it still has: its segments have to be compared first ([`PartitionLog::refresh`]).
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when the manifest cannot be read.
     pub fn needs_refresh(&self, manifest: &[u8]) -> Result<bool, StorageError> {
         let state = LogState::read(manifest, &self.dir)?;
         let (start, end) = (self.log_start_offset(), self.log_end_offset());
-        let known = self.gone_below();
-        Ok(start.max(state.start_offset) < end && end < state.gone_below && known < state.gone_below)
+        Ok(start.max(state.start_offset) < end && end < state.gone_below)
+    }
+
+    /// Whether what is here should be in closed segments before a copy, so that it can be compared.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when the manifest cannot be read.
+    pub fn may_need_refresh(&self, manifest: &[u8]) -> Result<bool, StorageError> {
+        let state = LogState::read(manifest, &self.dir)?;
+        let compacted = self.config.read().compact || state.gone_below > 0;
+        Ok(compacted && self.log_start_offset() < self.log_end_offset())
     }
 
     /// Drops everything and goes on at `offset`.
@@ -112,7 +124,7 @@ impl PartitionLog {
         gone_below: Offset,
     ) -> Result<(), StorageError> {
         // Whoever copies from here will not find those tombstones either.
-        self.refreshed(gone_below)?;
+        self.note_gone(gone_below)?;
         self.append_copy(bytes, Some(until))
     }
 

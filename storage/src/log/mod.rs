@@ -26,7 +26,7 @@ mod txn_index;
 
 pub use append::{AppendBatch, AppendOutcome};
 pub use compaction::{
-    CompactionNeed, CompactionReport, CompactionRun, ForeignBatches, Pace,
+    CompactionNeed, CompactionReport, CompactionRun, ForeignBatches, Pace, Refresh,
 };
 pub use config::LogConfig;
 pub use flush::FlushTicket;
@@ -268,7 +268,9 @@ impl PartitionLog {
     fn count_below(&self, offset: Offset) -> usize {
         let segments = self.segments.read();
         let pairs = segments.windows(2);
-        pairs.take_while(|pair| pair[1].base_offset <= offset).count()
+        pairs
+            .take_while(|pair| pair[1].base_offset <= offset)
+            .count()
     }
 
     /// Removes segments wholly below the log start; under the writer's lock.

@@ -2,7 +2,9 @@
 
 use super::offset_map::OffsetMap;
 use super::transactions::Transactions;
-use crate::batch::rebuild::{RecordSlice, decompressed, record_slices, with_records, without_records};
+use crate::batch::rebuild::{
+    RecordSlice, decompressed, record_slices, with_records, without_records,
+};
 use crate::batch::{BatchError, BatchHeader};
 use crate::ids::{Offset, ProducerId};
 use std::collections::HashMap;
@@ -66,7 +68,9 @@ impl Filter<'_> {
         may_go: bool,
         needed: bool,
     ) -> Result<Left, BatchError> {
-        let expired = header.delete_horizon_ms().is_some_and(|horizon| horizon <= self.now_ms);
+        let expired = header
+            .delete_horizon_ms()
+            .is_some_and(|horizon| horizon <= self.now_ms);
         let discard = may_go && (!header.is_control() || expired);
         if discard {
             if header.is_control() {
@@ -80,7 +84,8 @@ impl Filter<'_> {
         if header.base_offset >= self.limit && !(header.is_control() && may_go) {
             return Ok(self.same(header));
         }
-        let mut kept: Vec<RecordSlice<'_>> = Vec::with_capacity(header.record_count.max(0) as usize);
+        let mut kept: Vec<RecordSlice<'_>> =
+            Vec::with_capacity(header.record_count.max(0) as usize);
         let mut tombstones = false;
         let parsed = decompressed(header, batch);
         let records = match &parsed {
@@ -140,10 +145,12 @@ impl Filter<'_> {
         if !header.is_idempotent() {
             return false;
         }
-        self.producers.get(&header.producer_id).is_some_and(|last| match last.last_data_offset {
-            Some(offset) => header.last_offset() == offset,
-            None => header.is_control() && header.producer_epoch == last.epoch,
-        })
+        self.producers
+            .get(&header.producer_id)
+            .is_some_and(|last| match last.last_data_offset {
+                Some(offset) => header.last_offset() == offset,
+                None => header.is_control() && header.producer_epoch == last.epoch,
+            })
     }
 }
 

@@ -23,7 +23,7 @@ mod swap;
 mod transactions;
 
 pub use pace::Pace;
-pub use splice::ForeignBatches;
+pub use splice::{ForeignBatches, Refresh};
 pub use state::CompactionState;
 pub use swap::{forget, recover};
 
@@ -147,7 +147,9 @@ impl PartitionLog {
                 return Ok(report);
             };
             let nothing_new = plan.from >= plan.until;
-            let expired = state.horizon_ms.is_some_and(|horizon| horizon <= run.now_ms);
+            let expired = state
+                .horizon_ms
+                .is_some_and(|horizon| horizon <= run.now_ms);
             if nothing_new && !(expired && report.rounds == 0) || !(run.go_on)() {
                 return Ok(report);
             }
@@ -232,7 +234,8 @@ impl PartitionLog {
         let stable = self.last_stable_offset().min(closed_before);
         let young = |segment: &Segment| {
             config.min_compaction_lag_ms > 0
-                && segment.retention_timestamp() > now_ms.saturating_sub(config.min_compaction_lag_ms)
+                && segment.retention_timestamp()
+                    > now_ms.saturating_sub(config.min_compaction_lag_ms)
         };
         let segments = self.segments.read();
         let closed: Vec<Closed> = segments
@@ -341,7 +344,9 @@ fn note_batch(
 impl Plan {
     /// The segments that hold records below `limit`.
     fn concerned(&self, limit: Offset) -> &[Closed] {
-        let count = self.segments.partition_point(|(s, _)| s.base_offset < limit);
+        let count = self
+            .segments
+            .partition_point(|(s, _)| s.base_offset < limit);
         &self.segments[..count]
     }
 

@@ -56,22 +56,25 @@ impl OffsetMap {
             return None;
         }
         let (at, _) = self.find(key);
-        self.entries[at][2].checked_sub(1).map(|offset| offset as Offset)
+        self.entries[at][2]
+            .checked_sub(1)
+            .map(|offset| offset as Offset)
     }
 
     /// Where `key` is or would be; one entry is always free.
     fn find(&self, key: &[u8]) -> (usize, [u64; 2]) {
-        let hash = [
-            self.hashers[0].hash_one(key),
-            self.hashers[1].hash_one(key),
-        ];
+        let hash = [self.hashers[0].hash_one(key), self.hashers[1].hash_one(key)];
         let mut at = (hash[0] % self.entries.len() as u64) as usize;
         loop {
             let entry = &self.entries[at];
             if entry[2] == 0 || entry[..2] == hash {
                 return (at, hash);
             }
-            at = if at + 1 == self.entries.len() { 0 } else { at + 1 };
+            at = if at + 1 == self.entries.len() {
+                0
+            } else {
+                at + 1
+            };
         }
     }
 }
@@ -89,7 +92,10 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 90);
-        assert!(map.put(&7_i64.to_be_bytes(), 1_000), "a known key always fits");
+        assert!(
+            map.put(&7_i64.to_be_bytes(), 1_000),
+            "a known key always fits"
+        );
         for key in 0..count {
             let expected = if key == 7 { 1_000 } else { key };
             assert_eq!(map.get(&key.to_be_bytes()), Some(expected));

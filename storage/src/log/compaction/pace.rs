@@ -68,7 +68,10 @@ mod tests {
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(290), "{took:?}");
         pace.spend(1 << 40, &|| false);
-        assert!(began.elapsed() < Duration::from_secs(60), "it does not wait once told to stop");
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "it does not wait once told to stop"
+        );
         pace.set_limit(0);
         pace.spend(1 << 40, &|| true);
     }

@@ -51,7 +51,9 @@ impl<'a> BatchReader<'a> {
         self.fill(size)?;
         let batch = &self.buffer[self.at..self.at + size];
         if batch_crc(batch) != header.crc || header.base_offset < self.next_offset {
-            return Err(self.segment.damaged(self.position, "its checksum or offset is wrong"));
+            return Err(self
+                .segment
+                .damaged(self.position, "its checksum or offset is wrong"));
         }
         self.at += size;
         self.position += size as u64;
@@ -76,7 +78,9 @@ impl<'a> BatchReader<'a> {
         }
         self.buffer.drain(..self.at);
         self.at = 0;
-        let wanted = bytes.max(READ_BYTES).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let wanted = bytes
+            .max(READ_BYTES)
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         self.buffer.resize(wanted, 0);
         self.file
             .read_exact_at(&mut self.buffer[have..], self.position + have as u64)

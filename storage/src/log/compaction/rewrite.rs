@@ -1,7 +1,7 @@
 //! Writes a group of segments anew, as one.
 
-use super::filter::{Filter, Left};
 use super::crash_point;
+use super::filter::{Filter, Left};
 use super::reader::BatchReader;
 use super::{Closed, CompactionReport, CompactionRun};
 use crate::batch::BatchHeader;
@@ -15,8 +15,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Suffix of a segment being written.
+/// Suffix of a segment being written by compaction.
 pub const CLEANED: &str = "cleaned";
+/// Suffix of a segment being written from another replica's batches.
+pub const SPLICED: &str = "spliced";
 const WRITE_BYTES: usize = 1 << 20;
 
 /// A segment that is to take the place of others; its file is removed unless that happens.
@@ -31,8 +33,13 @@ pub struct CleanedSegment {
 }
 
 impl CleanedSegment {
-    pub fn create(dir: &Path, base_offset: Offset, interval: u32) -> Result<Self, StorageError> {
-        let path = dir.join(file_name(base_offset, CLEANED));
+    pub fn create(
+        dir: &Path,
+        base_offset: Offset,
+        suffix: &str,
+        interval: u32,
+    ) -> Result<Self, StorageError> {
+        let path = dir.join(file_name(base_offset, suffix));
         let file = File::create(&path).map_err(|e| StorageError::io(&path, e))?;
         Ok(CleanedSegment {
             segment: Segment::create(dir, base_offset, 0),
@@ -46,9 +53,12 @@ impl CleanedSegment {
 
     /// Adds a whole batch.
     pub fn write(&mut self, header: &BatchHeader, batch: &[u8]) -> Result<(), StorageError> {
-        self.file.write_all(batch).map_err(|e| StorageError::io(&self.path, e))?;
+        self.file
+            .write_all(batch)
+            .map_err(|e| StorageError::io(&self.path, e))?;
         crash_point::passed();
-        self.segment.index_batch(header, self.bytes, self.index_interval);
+        self.segment
+            .index_batch(header, self.bytes, self.index_interval);
         self.bytes += batch.len() as u64;
         self.next_offset = header.last_offset() + 1;
         Ok(())
@@ -89,7 +99,8 @@ impl PartitionLog {
         report: &mut CompactionReport,
     ) -> Result<Option<usize>, StorageError> {
         let base = segments[0].0.base_offset;
-        let mut cleaned = CleanedSegment::create(&self.dir, base, config.index_interval_bytes)?;
+        let mut cleaned =
+            CleanedSegment::create(&self.dir, base, CLEANED, config.index_interval_bytes)?;
         let path = cleaned.path.clone();
         let mut group = Group {
             segments,
@@ -106,7 +117,7 @@ impl PartitionLog {
                 let end = cleaned.next_offset;
                 let created_ms = taken.iter().map(|(s, _)| s.created_ms).max();
                 let new = cleaned.finish(end, created_ms.unwrap_or(0));
-                new.and_then(|new| self.swap(new, taken, filter.gone_below))
+                new.and_then(|new| self.swap(new, &path, taken, filter.gone_below))
             }
             Ok(whole) => {
                 let _ = std::fs::remove_file(&path);
@@ -196,8 +207,10 @@ impl Group<'_> {
     /// Whether the segment after the present one finds room behind `bytes`, whatever is left of it.
     fn next_fits(&self, bytes: u64) -> bool {
         let base = self.segments[0].0.base_offset;
-        self.segments.get(self.taken + 1).is_some_and(|(next, end)| {
-            bytes + next.bytes() <= self.bytes_max && end - base <= i64::from(i32::MAX)
-        })
+        self.segments
+            .get(self.taken + 1)
+            .is_some_and(|(next, end)| {
+                bytes + next.bytes() <= self.bytes_max && end - base <= i64::from(i32::MAX)
+            })
     }
 }

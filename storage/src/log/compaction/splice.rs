@@ -2,15 +2,15 @@
 //! same records for the same offsets, but either may have compacted away what the other still has, so
 //! that nothing can be replaced in place.
 
-use super::rewrite::CleanedSegment;
+use super::Closed;
+use super::rewrite::{CleanedSegment, SPLICED};
 use crate::batch::{BatchHeader, HEADER_BYTES, batch_crc, rebuild};
 use crate::error::StorageError;
-use crate::ids::Offset;
+use crate::ids::{LeaderEpoch, Offset};
 use crate::log::segment::Segment;
 use crate::log::{PartitionLog, Stretch};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 /// Bytes copied at once.
 const COPY_BYTES: u64 = 4 << 20;
@@ -22,6 +22,24 @@ pub struct ForeignBatches<'a> {
     pub bytes: &'a [u8],
     /// The other log's [`PartitionLog::gone_below`].
     pub gone_below: Offset,
+}
+
+/// A segment that another replica's batches are written to.
+pub struct Refresh {
+    new: CleanedSegment,
+    old: Closed,
+    epoch: LeaderEpoch,
+}
+
+impl Refresh {
+    /// Adds batches, in order; those that do not belong to the segment are left out.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when they are damaged; I/O errors.
+    pub fn add(&mut self, batches: &[u8]) -> Result<(), StorageError> {
+        let (segment, end) = &self.old;
+        add_foreign(segment, *end, batches, &mut self.new, &mut self.epoch)
+    }
 }
 
 impl PartitionLog {
@@ -66,24 +84,51 @@ impl PartitionLog {
         self.rewrite(stretch.segment_base, closed_before, kept, foreign)
     }
 
-    /// Makes the closed segment that begins at `base` what another replica has there.
+    /// Begins to write the closed segment that begins at `base` anew from another replica's batches;
+    /// `None` when it is gone.
     ///
     /// # Errors
-    /// As [`PartitionLog::splice`].
+    /// I/O errors.
     pub fn refresh(
         &self,
         base: Offset,
         closed_before: Offset,
-        foreign: ForeignBatches<'_>,
-    ) -> Result<(), StorageError> {
-        self.rewrite(base, closed_before, 0..u64::MAX, foreign)
+    ) -> Result<Option<Refresh>, StorageError> {
+        let Some(old) = self.closed_segment(base, closed_before) else {
+            return Ok(None);
+        };
+        let interval = self.config.read().index_interval_bytes;
+        Ok(Some(Refresh {
+            new: CleanedSegment::create(&self.dir, base, SPLICED, interval)?,
+            old,
+            epoch: 0,
+        }))
     }
 
-    /// Notes that this log has been compared with one whose tombstones below `gone_below` are gone.
+    /// Puts a segment that has been refreshed in its place.
     ///
     /// # Errors
-    /// I/O errors.
-    pub fn refreshed(&self, gone_below: Offset) -> Result<(), StorageError> {
+    /// I/O errors; [`StorageError::Corrupt`] when it has been replaced meanwhile: once more, then.
+    pub fn finish_refresh(&self, mut refresh: Refresh) -> Result<(), StorageError> {
+        let (segment, end) = refresh.old.clone();
+        let path = refresh.new.path().to_owned();
+        let done = fill_up(&mut refresh.new, end, refresh.epoch)
+            .and_then(|()| refresh.new.finish(end, segment.created_ms))
+            .and_then(|new| self.swap(new, &path, &[(segment, end)], 0));
+        if matches!(done, Ok(true)) {
+            return Ok(());
+        }
+        let _ = std::fs::remove_file(&path);
+        done.and_then(|_| {
+            Err(StorageError::corrupt(
+                &path,
+                "its segment has changed meanwhile",
+            ))
+        })
+    }
+
+    /// Notes that tombstones and markers below `gone_below` may be missing here.
+    pub(in crate::log) fn note_gone(&self, gone_below: Offset) -> Result<(), StorageError> {
         self.note_compaction(|state| state.gone_below = state.gone_below.max(gone_below))
     }
 
@@ -94,7 +139,6 @@ impl PartitionLog {
         replaced: Range<u64>,
         foreign: ForeignBatches<'_>,
     ) -> Result<(), StorageError> {
-        let _alone = self.compacting.lock();
         self.check_open()?;
         let Some((segment, end)) = self.closed_segment(base, closed_before) else {
             // Gone meanwhile: nobody misses it.
@@ -102,19 +146,19 @@ impl PartitionLog {
         };
         let replaced = replaced.start.min(segment.bytes())..replaced.end.min(segment.bytes());
         let interval = self.config.read().index_interval_bytes;
-        let mut new = CleanedSegment::create(&self.dir, base, interval)?;
+        let mut new = CleanedSegment::create(&self.dir, base, SPLICED, interval)?;
         let path = new.path().to_owned();
         let written = write(&segment, end, &replaced, foreign.bytes, &mut new);
         let swapped = written
             .and_then(|()| new.finish(end, segment.created_ms))
-            .and_then(|new| self.swap(new, &[(segment, end)], 0));
+            .and_then(|new| self.swap(new, &path, &[(segment, end)], 0));
         if !matches!(swapped, Ok(true)) {
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&path);
         }
         swapped.map(|_| ())
     }
 
-    fn closed_segment(&self, base: Offset, before: Offset) -> Option<(Arc<Segment>, Offset)> {
+    fn closed_segment(&self, base: Offset, before: Offset) -> Option<Closed> {
         let segments = self.segments.read();
         let at = segments.iter().position(|s| s.base_offset == base)?;
         let end = segments.get(at + 1)?.base_offset;
@@ -130,28 +174,48 @@ fn write(
     new: &mut CleanedSegment,
 ) -> Result<(), StorageError> {
     copy_own(segment, 0..replaced.start, new)?;
-    // Another replica's batches that stand for offsets only may cross the bounds.
     let until = match segment.bytes() {
         bytes if replaced.end >= bytes => end,
         _ => segment.header_at(replaced.end)?.0.base_offset,
     };
-    let mut rest = foreign;
     let mut epoch = 0;
+    add_foreign(segment, until, foreign, new, &mut epoch)?;
+    copy_own(segment, replaced.end..segment.bytes(), new)?;
+    fill_up(new, end, epoch)
+}
+
+/// Writes those of another replica's batches that lie between what is written and `until`. Its batches
+/// that only stand for offsets may cross these bounds.
+fn add_foreign(
+    segment: &Segment,
+    until: Offset,
+    foreign: &[u8],
+    new: &mut CleanedSegment,
+    epoch: &mut LeaderEpoch,
+) -> Result<(), StorageError> {
+    let mut rest = foreign;
     while !rest.is_empty() {
         let header = BatchHeader::parse(rest)?;
         let size = header.size_in_bytes();
         if size > rest.len() || batch_crc(&rest[..size]) != header.crc {
-            let reason = format!("the copy for offset {} is damaged itself", header.base_offset);
+            let reason = format!(
+                "the copy for offset {} is damaged itself",
+                header.base_offset
+            );
             return Err(StorageError::corrupt(segment.path(), reason));
         }
         let within = header.base_offset >= new.next_offset && header.last_offset() < until;
         if within && !header.is_filler() {
             new.write(&header, &rest[..size])?;
-            epoch = header.leader_epoch;
+            *epoch = header.leader_epoch;
         }
         rest = &rest[size..];
     }
-    copy_own(segment, replaced.end..segment.bytes(), new)?;
+    Ok(())
+}
+
+/// Lets the segment end at `end`, whatever it ended with before.
+fn fill_up(new: &mut CleanedSegment, end: Offset, epoch: LeaderEpoch) -> Result<(), StorageError> {
     if new.next_offset < end {
         let filler = rebuild::filler(new.next_offset, end - 1, epoch);
         new.write(&BatchHeader::parse(&filler)?, &filler)?;
@@ -177,7 +241,10 @@ fn copy_own(
         let mut whole = whole_batches(segment, at, &bytes, new)?;
         if whole == 0 {
             // A batch larger than the buffer.
-            bytes.resize(batch_bytes(segment, at, &bytes)?.min((range.end - at) as usize), 0);
+            bytes.resize(
+                batch_bytes(segment, at, &bytes)?.min((range.end - at) as usize),
+                0,
+            );
             read(&mut bytes)?;
             whole = whole_batches(segment, at, &bytes, new)?;
         }

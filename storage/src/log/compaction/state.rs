@@ -102,7 +102,10 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[at] ^= 4;
             std::fs::write(&path, damaged).expect("damaged");
-            assert!(matches!(read(), Err(StorageError::Corrupt { .. })), "byte {at}");
+            assert!(
+                matches!(read(), Err(StorageError::Corrupt { .. })),
+                "byte {at}"
+            );
         }
         CompactionState::clear(dir.path()).expect("cleared");
         assert_eq!(read().expect("nothing"), CompactionState::default());

@@ -1,7 +1,7 @@
 //! Puts a segment that was written anew in the place of those it replaces. A crash at any point
 //! leaves the old ones, or enough to finish with the new one at the next start:
 //!
-//! 1. `N.cleaned` is whole and durable; it becomes `N.swap`. From here on the new segment counts.
+//! 1. `N.cleaned` or `N.spliced` is whole and durable; it becomes `N.swap`. From here on the new segment counts.
 //! 2. The files of the old segments go, except `N.log`.
 //! 3. `N.swap` becomes `N.log`, in whose place it is.
 //! 4. The indexes of the new segment are written. Without them they are built anew at a start.
@@ -10,7 +10,7 @@
 
 use super::Closed;
 use super::crash_point;
-use super::rewrite::CLEANED;
+use super::rewrite::{CLEANED, SPLICED};
 use crate::batch::BatchHeader;
 use crate::error::StorageError;
 use crate::ids::Offset;
@@ -28,7 +28,7 @@ const SWAP: &str = "swap";
 const INDEXES: [&str; 3] = ["index", "timeindex", "txnindex"];
 
 impl PartitionLog {
-    /// Replaces `old`, whose new form is durable as `N.cleaned`; false when the log has changed so that
+    /// Replaces `old`, whose new form is durable under the name `written`; false when the log has changed so that
     /// they are no longer its closed segments. Tombstones and markers that are gone with that lie below
     /// `gone_below`.
     ///
@@ -38,6 +38,7 @@ impl PartitionLog {
     pub(super) fn swap(
         &self,
         new: Segment,
+        written: &Path,
         old: &[Closed],
         gone_below: Offset,
     ) -> Result<bool, StorageError> {
@@ -52,7 +53,13 @@ impl PartitionLog {
         let _swap = self.swap_lock.lock();
         {
             let mut writer = self.writer.lock();
-            if writer.swapping || writer.before_copy.is_some() || self.place_of(old).is_none() {
+            // While a copy is under way checkpoints stand for what was there before it: the segment
+            // they know as being written must stay as it is, if anything is in it.
+            let copying = writer
+                .before_copy
+                .as_ref()
+                .is_some_and(|b| b.segment_bytes > 0);
+            if writer.swapping || copying || self.place_of(old).is_none() {
                 return Ok(false);
             }
             self.check_open()?;
@@ -62,7 +69,7 @@ impl PartitionLog {
             writer.swapping = true;
         }
         let new = Arc::new(new);
-        let renamed = self.commit_swap(&new, old);
+        let renamed = self.commit_swap(&new, written, old);
         let mut writer = self.writer.lock();
         if renamed.is_ok()
             && let Some(place) = self.place_of(old)
@@ -103,14 +110,13 @@ impl PartitionLog {
         (same && next.base_offset == end).then_some(place)
     }
 
-    fn commit_swap(&self, new: &Segment, old: &[Closed]) -> Result<(), NotSwapped> {
-        let log = new.path();
-        let (cleaned, swap) = (log.with_extension(CLEANED), log.with_extension(SWAP));
+    fn commit_swap(&self, new: &Segment, written: &Path, old: &[Closed]) -> Result<(), NotSwapped> {
+        let swap = new.path().with_extension(SWAP);
         // The name of the new file is durable before it counts.
         sync_dir(&self.dir).map_err(NotSwapped::Undone)?;
         crash_point::passed();
-        std::fs::rename(&cleaned, &swap)
-            .map_err(|e| NotSwapped::Undone(StorageError::io(&cleaned, e)))?;
+        std::fs::rename(written, &swap)
+            .map_err(|e| NotSwapped::Undone(StorageError::io(written, e)))?;
         let bases = old.iter().skip(1).map(|(s, _)| s.base_offset);
         finish(&self.dir, new.base_offset, bases).map_err(NotSwapped::Half)
     }
@@ -154,12 +160,12 @@ fn finish(
 /// # Errors
 /// I/O errors; [`StorageError::Corrupt`] when a durable file is not whole.
 pub fn recover(dir: &Path) -> Result<(), StorageError> {
-    for (_, path) in named_by_offset(dir, CLEANED)? {
-        std::fs::remove_file(&path).map_err(|e| StorageError::io(&path, e))?;
-    }
+    remove_all(dir, &[CLEANED, SPLICED])?;
     for (base, path) in named_by_offset(dir, SWAP)? {
         let end = end_of(&path)?;
-        let replaced = list_segments(dir)?.into_iter().filter(|b| base < *b && *b < end);
+        let replaced = list_segments(dir)?
+            .into_iter()
+            .filter(|b| base < *b && *b < end);
         finish(dir, base, replaced)?;
     }
     Ok(())
@@ -170,7 +176,11 @@ pub fn recover(dir: &Path) -> Result<(), StorageError> {
 /// # Errors
 /// I/O errors.
 pub fn forget(dir: &Path) -> Result<(), StorageError> {
-    for suffix in [CLEANED, SWAP] {
+    remove_all(dir, &[CLEANED, SPLICED, SWAP])
+}
+
+fn remove_all(dir: &Path, suffixes: &[&str]) -> Result<(), StorageError> {
+    for suffix in suffixes {
         for (_, path) in named_by_offset(dir, suffix)? {
             std::fs::remove_file(&path).map_err(|e| StorageError::io(&path, e))?;
         }

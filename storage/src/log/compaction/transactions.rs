@@ -48,7 +48,9 @@ impl Transactions {
         while let Some(next) = self.ahead.front()
             && next.first_offset <= header.last_offset()
         {
-            self.aborted.entry(next.producer_id).or_insert((*next, false));
+            self.aborted
+                .entry(next.producer_id)
+                .or_insert((*next, false));
             self.ahead.pop_front();
         }
         let producer = header.producer_id;
@@ -64,7 +66,10 @@ impl Transactions {
             return false;
         }
         match control_type(batch) {
-            Some(ABORT) => self.aborted.remove(&producer).is_none_or(|(_, records_left)| !records_left),
+            Some(ABORT) => self
+                .aborted
+                .remove(&producer)
+                .is_none_or(|(_, records_left)| !records_left),
             Some(COMMIT) => !self.committed.remove(&producer),
             Some(_) => false,
             // An emptied marker has been through this before.
@@ -76,7 +81,10 @@ impl Transactions {
 fn control_type(batch: &[u8]) -> Option<i16> {
     let mut found = None;
     let _ = for_each_record(batch, |record| {
-        found = record.key.and_then(|key| key.get(2..4)).map(|t| i16::from_be_bytes([t[0], t[1]]));
+        found = record
+            .key
+            .and_then(|key| key.get(2..4))
+            .map(|t| i16::from_be_bytes([t[0], t[1]]));
         false
     });
     found

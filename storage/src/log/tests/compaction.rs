@@ -35,7 +35,11 @@ fn records(log: &PartitionLog) -> BTreeMap<Offset, Contents> {
     for header in headers(&bytes) {
         let (batch, tail) = rest.split_at(header.size_in_bytes());
         for_each_record(batch, |r| {
-            let contents = (r.timestamp, r.key.expect("a key").to_vec(), r.value.map(<[u8]>::to_vec));
+            let contents = (
+                r.timestamp,
+                r.key.expect("a key").to_vec(),
+                r.value.map(<[u8]>::to_vec),
+            );
             assert!(found.insert(r.offset, contents).is_none());
             true
         })
@@ -61,7 +65,11 @@ fn compact_at(log: &PartitionLog, now_ms: i64, memory_bytes: usize) -> Compactio
 /// One record a batch: its key, and whether it deletes.
 fn update(key: u8, value: Option<usize>, timestamp: i64) -> Sample {
     Sample {
-        records: vec![(timestamp, Some(vec![key]), value.map(|n| vec![n as u8; 150]))],
+        records: vec![(
+            timestamp,
+            Some(vec![key]),
+            value.map(|n| vec![n as u8; 150]),
+        )],
         ..Sample::default()
     }
 }
@@ -71,7 +79,11 @@ fn the_last_record_of_each_key_stays_where_it_was() {
     let dir = scratch();
     let log = open_compacted(dir.path(), None);
     for i in 0..100_i64 {
-        append(&log, &update((i * i % 7) as u8, Some(i as usize), 1_000 + i), 1);
+        append(
+            &log,
+            &update((i * i % 7) as u8, Some(i as usize), 1_000 + i),
+            1,
+        );
     }
     let before = records(&log);
     let closed = log.active_base_offset();
@@ -93,7 +105,10 @@ fn the_last_record_of_each_key_stays_where_it_was() {
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (0, 100));
     let need = log.compaction_need(0).expect("closed segments");
     assert_eq!((need.dirty_ratio, need.is_due), (0.0, false));
-    assert_eq!(compact_at(&log, 5_000, 1 << 20), CompactionReport::default());
+    assert_eq!(
+        compact_at(&log, 5_000, 1 << 20),
+        CompactionReport::default()
+    );
     // Small segments become one with the next round.
     let segments = log.segments().len();
     for i in 0..10 {
@@ -127,7 +142,12 @@ fn tombstones_stay_for_their_time_and_go_without_new_records() {
         .find_map(BatchHeader::delete_horizon_ms);
     assert_eq!(horizon, Some(10_000 + RETENTION_MS));
     // Timestamps are what they were.
-    assert!(records(&log).values().filter(|r| r.2.is_none()).all(|r| r.0 == 2_000));
+    assert!(
+        records(&log)
+            .values()
+            .filter(|r| r.2.is_none())
+            .all(|r| r.0 == 2_000)
+    );
     let due = |now| log.compaction_need(now).expect("closed segments").is_due;
     assert!(!due(10_000 + RETENTION_MS - 1));
     compact_at(&log, 10_000 + RETENTION_MS - 1, 1 << 20);
@@ -136,11 +156,19 @@ fn tombstones_stay_for_their_time_and_go_without_new_records() {
     let checkpoint = flush(&log);
     drop(log);
     let log = open_compacted(dir.path(), Some(&checkpoint));
-    assert!(log.compaction_need(10_000 + RETENTION_MS).expect("closed segments").is_due);
+    assert!(
+        log.compaction_need(10_000 + RETENTION_MS)
+            .expect("closed segments")
+            .is_due
+    );
     compact_at(&log, 10_000 + RETENTION_MS, 1 << 20);
     assert_eq!(tombstones(&log), 0);
     assert!(records(&log).values().all(|r| r.1[0] >= 10));
-    assert!(!log.compaction_need(i64::MAX).expect("closed segments").is_due);
+    assert!(
+        !log.compaction_need(i64::MAX)
+            .expect("closed segments")
+            .is_due
+    );
 }
 
 #[test]
@@ -168,12 +196,21 @@ fn lags_are_respected() {
     let before = records(&log).len();
     assert!(before > clean);
     compact_at(&log, 5_400, 1 << 20);
-    assert!(records(&log).keys().filter(|o| **o >= 30).count() >= 28, "too young");
+    assert!(
+        records(&log).keys().filter(|o| **o >= 30).count() >= 28,
+        "too young"
+    );
     configure(0, i64::MAX);
-    assert!(!log.compaction_need(9_000).expect("dirty").is_due, "the ratio is not reached");
+    assert!(
+        !log.compaction_need(9_000).expect("dirty").is_due,
+        "the ratio is not reached"
+    );
     configure(0, 1_000);
     assert!(!log.compaction_need(5_900).expect("dirty").is_due);
-    assert!(log.compaction_need(6_100).expect("dirty").is_due, "for too long");
+    assert!(
+        log.compaction_need(6_100).expect("dirty").is_due,
+        "for too long"
+    );
 }
 
 #[test]
@@ -185,7 +222,10 @@ fn readers_keep_the_segments_they_have() {
     }
     let before = bytes_from(&log, 0);
     let old = log.segments_from(0);
-    let slices = log.read(0, Offset::MAX, 1_500, true).expect("a read").slices;
+    let slices = log
+        .read(0, Offset::MAX, 1_500, true)
+        .expect("a read")
+        .slices;
     compact_at(&log, 2_000, 1 << 20);
     // Segments a reader got before, read from now on.
     let mut again = Vec::new();
@@ -259,14 +299,20 @@ impl Model {
 
     /// Reads begin with the batch that holds the log start.
     fn visible(&self, found: BTreeMap<Offset, Contents>) -> BTreeMap<Offset, Contents> {
-        found.into_iter().filter(|(o, _)| *o >= self.start).collect()
+        found
+            .into_iter()
+            .filter(|(o, _)| *o >= self.start)
+            .collect()
     }
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Append(Vec<(u8, bool, u16)>, usize, Option<i64>),
-    Compact { after_ms: i64, keys: usize },
+    Compact {
+        after_ms: i64,
+        keys: usize,
+    },
     Checkpoint,
     Crash,
     /// Per mille of the log.
@@ -484,7 +530,10 @@ impl Run {
             let first = headers(&read.slices.concat())[0];
             assert!(first.last_offset() >= from && read.next_offset > from);
             let next = all.range(from..).next().map(|r| *r.0);
-            assert!(next.is_none_or(|n| first.base_offset <= n), "{from} skips {next:?}");
+            assert!(
+                next.is_none_or(|n| first.base_offset <= n),
+                "{from} skips {next:?}"
+            );
         }
         for timestamp in (9_990..self.now_ms + 3).step_by(7) {
             let found = self.log.offset_for_timestamp(timestamp).expect("a look");
@@ -525,16 +574,17 @@ fn foreign(from: &PartitionLog, range: std::ops::Range<Offset>) -> Vec<u8> {
 fn copy(from: &PartitionLog, to: &PartitionLog, piece: usize) {
     let manifest = from.manifest();
     if to.needs_refresh(&manifest).expect("a manifest") {
-        let gone_below = from.gone_below();
         to.close_segment_of(to.log_end_offset() - 1);
         let closed_before = to.active_base_offset();
         let _ = flush(to);
         for range in to.closed_segments(closed_before) {
-            let bytes = foreign(from, range.clone());
-            let batches = ForeignBatches { bytes: &bytes, gone_below };
-            to.refresh(range.start, closed_before, batches).expect("refreshed");
+            let mut refresh = to
+                .refresh(range.start, closed_before)
+                .expect("begun")
+                .expect("there");
+            refresh.add(&foreign(from, range)).expect("added");
+            to.finish_refresh(refresh).expect("refreshed");
         }
-        to.refreshed(gone_below).expect("noted");
     }
     let (mut next, end) = to.begin_catch_up(&manifest).expect("begun");
     while next < end {
@@ -591,7 +641,10 @@ fn what_a_gone_tombstone_deleted_is_gone_on_a_replica_that_was_away() {
     compact_at(&log, 10_000 + RETENTION_MS, 1 << 20);
     assert!(records(&log).values().all(|r| r.2.is_some()));
     copy(&log, &follower, 1_000);
-    assert_eq!(last_of_keys(&records(&follower)), last_of_keys(&records(&log)));
+    assert_eq!(
+        last_of_keys(&records(&follower)),
+        last_of_keys(&records(&log))
+    );
     assert_eq!(follower.gone_below(), log.gone_below());
 }
 
@@ -602,7 +655,10 @@ fn damage_is_mended_from_a_replica_that_has_compacted_otherwise() {
     for here_first in [false, true] {
         for damaged_offset in [3, 30, 61, 118] {
             let dirs = (scratch(), scratch());
-            let logs = (open_compacted(dirs.0.path(), None), open_compacted(dirs.1.path(), None));
+            let logs = (
+                open_compacted(dirs.0.path(), None),
+                open_compacted(dirs.1.path(), None),
+            );
             for i in 0..120 {
                 let sample = update((i % 50) as u8, Some(i), 1_000);
                 append(&logs.0, &sample, 1);
@@ -611,7 +667,11 @@ fn damage_is_mended_from_a_replica_that_has_compacted_otherwise() {
             let compacting = if here_first { &logs.0 } else { &logs.1 };
             compact_at(compacting, 2_000, 1 << 20);
             let expected = last_of_keys(&records(&logs.0));
-            let offset = *records(&logs.0).range(damaged_offset..).next().expect("a record").0;
+            let offset = *records(&logs.0)
+                .range(damaged_offset..)
+                .next()
+                .expect("a record")
+                .0;
             super::mend::damage(&logs.0, offset, 70);
             assert!(logs.0.read(offset, Offset::MAX, 1 << 20, true).is_err());
 
@@ -620,11 +680,19 @@ fn damage_is_mended_from_a_replica_that_has_compacted_otherwise() {
             logs.0.close_segment_of(offset);
             let closed_before = logs.0.active_base_offset();
             let _ = flush(&logs.0);
-            let batches = ForeignBatches { bytes: &bytes, gone_below: 0 };
-            logs.0.splice(&stretch, closed_before, batches).expect("mended");
+            let batches = ForeignBatches {
+                bytes: &bytes,
+                gone_below: 0,
+            };
+            logs.0
+                .splice(&stretch, closed_before, batches)
+                .expect("mended");
             assert_eq!(last_of_keys(&records(&logs.0)), expected);
             assert!(logs.0.read(offset, Offset::MAX, 1 << 20, true).is_ok());
-            let missed = ForeignBatches { gone_below: 120, ..batches };
+            let missed = ForeignBatches {
+                gone_below: 120,
+                ..batches
+            };
             assert!(logs.0.splice(&stretch, closed_before, missed).is_err());
             let checkpoint = flush(&logs.0);
             drop(logs.0);
