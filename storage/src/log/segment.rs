@@ -238,6 +238,7 @@ impl Segment {
     /// Holds on to the file, which is about to lose its name: readers that still have this segment
     /// must not find another file, or none, under its path.
     pub fn pin(&self) -> Result<(), StorageError> {
+        self.txn_index.write().hold()?;
         let mut file = self.file.lock();
         self.open_file(&mut file)?;
         file.pinned = true;

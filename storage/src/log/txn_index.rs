@@ -122,6 +122,19 @@ impl TxnIndex {
         Ok(Some(index))
     }
 
+    /// The index of a closed segment that is to get the file `path`, whose bytes are given too.
+    pub fn of_closed(path: PathBuf, entries: Vec<AbortedTransaction>) -> (TxnIndex, Vec<u8>) {
+        let bytes = entries.iter().flat_map(AbortedTransaction::bytes).collect();
+        let index = TxnIndex {
+            path,
+            count: entries.len(),
+            persisted: entries.len(),
+            closed: true,
+            entries: entries.is_empty().then(Arc::default),
+        };
+        (index, bytes)
+    }
+
     /// Takes `entries` instead of what was there.
     pub fn replace(&mut self, entries: Vec<AbortedTransaction>) {
         self.count = entries.len();
@@ -152,6 +165,13 @@ impl TxnIndex {
                 "aborted transactions are missing or damaged",
             )),
         }
+    }
+
+    /// Keeps the entries in memory: the file is about to go or to be another one.
+    pub fn hold(&mut self) -> Result<(), StorageError> {
+        let entries = self.entries()?;
+        self.entries = Some(entries);
+        Ok(())
     }
 
     /// No more entries come; memory is given up once they are on disk.

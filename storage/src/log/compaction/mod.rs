@@ -27,9 +27,9 @@ pub use splice::{ForeignBatches, Refresh};
 pub use state::CompactionState;
 pub use swap::{forget, recover};
 
-use super::PartitionLog;
 use super::config::LogConfig;
 use super::segment::Segment;
+use super::{AbortedTransaction, PartitionLog};
 use crate::error::StorageError;
 use crate::ids::{Offset, ProducerId};
 use filter::{Filter, LastOfProducer};
@@ -38,7 +38,7 @@ use reader::BatchReader;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use transactions::{Aborted, Transactions};
+use transactions::Transactions;
 
 /// What one call of [`PartitionLog::compact`] may use and has to heed.
 pub struct CompactionRun<'a> {
@@ -172,7 +172,8 @@ impl PartitionLog {
     ) -> Result<Option<bool>, StorageError> {
         let keys = (plan.until - plan.from) as u64;
         let mut map = OffsetMap::new(run.memory_bytes, keys);
-        let aborted = self.aborted_transactions(plan.until);
+        let first = plan.segments[0].0.base_offset;
+        let aborted = self.aborted_transactions(first, plan.until)?;
         let Some(limit) = self.note_keys(plan, &aborted, run, &mut map, report)? else {
             return Ok(None);
         };
@@ -256,13 +257,18 @@ impl PartitionLog {
     fn note_keys(
         &self,
         plan: &Plan,
-        aborted: &[Aborted],
+        aborted: &[AbortedTransaction],
         run: &CompactionRun<'_>,
         map: &mut OffsetMap,
         report: &mut CompactionReport,
     ) -> Result<Option<Offset>, StorageError> {
-        let mut transactions = Transactions::new(aborted.to_vec());
-        for (segment, _) in plan.segments.iter().filter(|(_, end)| *end > plan.from) {
+        let clean = plan.segments.partition_point(|(_, end)| *end <= plan.from);
+        let dirty = &plan.segments[clean..];
+        let first = dirty.first().map_or(plan.until, |(s, _)| s.base_offset);
+        // Those whose markers come before are over: later batches of the same producers count.
+        let aborted = aborted.iter().filter(|a| a.last_offset >= first);
+        let mut transactions = Transactions::new(aborted.copied().collect());
+        for (segment, _) in dirty {
             let mut reader = BatchReader::new(segment)?;
             loop {
                 let at = reader.next_offset();
@@ -302,16 +308,11 @@ impl PartitionLog {
             .map(|(id, state)| {
                 let last = LastOfProducer {
                     epoch: state.epoch,
-                    last_data_offset: state.batches.back().map(|b| b.last_offset),
+                    last_data_offset: state.batches.last().map(|b| b.last_offset),
                 };
                 (id, last)
             })
             .collect()
-    }
-
-    /// The aborted transactions that began below `until`. There are no transactions yet.
-    fn aborted_transactions(&self, _until: Offset) -> Vec<Aborted> {
-        Vec::new()
     }
 }
 

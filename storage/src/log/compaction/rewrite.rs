@@ -7,9 +7,11 @@ use super::{Closed, CompactionReport, CompactionRun};
 use crate::batch::BatchHeader;
 use crate::error::StorageError;
 use crate::ids::Offset;
-use crate::log::PartitionLog;
 use crate::log::config::LogConfig;
-use crate::log::segment::{Segment, file_name};
+use crate::log::segment::{Segment, file_name, remove_files};
+use crate::log::txn_index::TxnIndex;
+use crate::log::{PartitionLog, files};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ use std::time::{Duration, UNIX_EPOCH};
 pub const CLEANED: &str = "cleaned";
 /// Suffix of a segment being written from another replica's batches.
 pub const SPLICED: &str = "spliced";
+/// Suffix of the index of aborted transactions that goes with a segment about to be put in place.
+pub const TXN_SWAP: &str = "txnswap";
 const WRITE_BYTES: usize = 1 << 20;
 
 /// A segment that is to take the place of others; its file is removed unless that happens.
@@ -29,6 +33,8 @@ pub struct CleanedSegment {
     bytes: u64,
     /// Offset after the last batch.
     pub next_offset: Offset,
+    /// Offsets of the markers among the batches.
+    markers: HashSet<Offset>,
     index_interval: u32,
 }
 
@@ -47,6 +53,7 @@ impl CleanedSegment {
             file: BufWriter::with_capacity(WRITE_BYTES, file),
             bytes: 0,
             next_offset: base_offset,
+            markers: HashSet::new(),
             index_interval: interval,
         })
     }
@@ -61,6 +68,9 @@ impl CleanedSegment {
             .index_batch(header, self.bytes, self.index_interval);
         self.bytes += batch.len() as u64;
         self.next_offset = header.last_offset() + 1;
+        if header.is_control() && header.record_count > 0 {
+            self.markers.insert(header.last_offset());
+        }
         Ok(())
     }
 
@@ -72,9 +82,11 @@ impl CleanedSegment {
         &self.path
     }
 
-    /// Makes the file durable under its temporary name. `written_ms` is when the segments it
-    /// replaces were last written: retention goes by it where records have no timestamps.
-    pub fn finish(mut self, end: Offset, written_ms: i64) -> Result<Segment, StorageError> {
+    /// Makes the file durable under its temporary name. The segment takes the place of `old` ones: it
+    /// has their aborted transactions as far as the markers are left, and is as old as they are, which
+    /// retention goes by where records have no timestamps.
+    pub fn finish(mut self, end: Offset, old: &[Closed]) -> Result<Segment, StorageError> {
+        let written_ms = old.iter().map(|(s, _)| s.created_ms).max().unwrap_or(0);
         let finish = |file: &mut BufWriter<File>| -> std::io::Result<()> {
             file.flush()?;
             let written = Duration::from_millis(written_ms.max(0).unsigned_abs());
@@ -82,6 +94,23 @@ impl CleanedSegment {
             file.get_ref().sync_all()
         };
         finish(&mut self.file).map_err(|e| StorageError::io(&self.path, e))?;
+        let (mut any, mut aborted) = (false, Vec::new());
+        for (segment, _) in old {
+            let entries = segment.txn_index.read().entries()?;
+            any |= !entries.is_empty();
+            let left = entries
+                .iter()
+                .filter(|e| self.markers.contains(&e.last_offset));
+            aborted.extend(left.copied());
+        }
+        remove_files(self.segment.path(), &[TXN_SWAP])
+            .map_err(|e| StorageError::io(&self.path, e))?;
+        if any {
+            let path = self.segment.path().with_extension("txnindex");
+            let (index, bytes) = TxnIndex::of_closed(path, aborted);
+            files::replace(&self.segment.path().with_extension(TXN_SWAP), &bytes)?;
+            *self.segment.txn_index.get_mut() = index;
+        }
         self.segment.adopt(self.bytes, end, written_ms);
         Ok(self.segment)
     }
@@ -115,8 +144,7 @@ impl PartitionLog {
             Ok(true) if group.changed || group.taken > 1 => {
                 report.bytes_written += cleaned.bytes();
                 let end = cleaned.next_offset;
-                let created_ms = taken.iter().map(|(s, _)| s.created_ms).max();
-                let new = cleaned.finish(end, created_ms.unwrap_or(0));
+                let new = cleaned.finish(end, taken);
                 new.and_then(|new| self.swap(new, &path, taken, filter.gone_below))
             }
             Ok(whole) => {

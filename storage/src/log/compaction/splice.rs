@@ -113,7 +113,7 @@ impl PartitionLog {
         let (segment, end) = refresh.old.clone();
         let path = refresh.new.path().to_owned();
         let done = fill_up(&mut refresh.new, end, refresh.epoch)
-            .and_then(|()| refresh.new.finish(end, segment.created_ms))
+            .and_then(|()| refresh.new.finish(end, std::slice::from_ref(&refresh.old)))
             .and_then(|new| self.swap(new, &path, &[(segment, end)], 0));
         if matches!(done, Ok(true)) {
             return Ok(());
@@ -150,7 +150,7 @@ impl PartitionLog {
         let path = new.path().to_owned();
         let written = write(&segment, end, &replaced, foreign.bytes, &mut new);
         let swapped = written
-            .and_then(|()| new.finish(end, segment.created_ms))
+            .and_then(|()| new.finish(end, &[(segment.clone(), end)]))
             .and_then(|new| self.swap(new, &path, &[(segment, end)], 0));
         if !matches!(swapped, Ok(true)) {
             let _ = std::fs::remove_file(&path);

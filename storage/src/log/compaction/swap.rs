@@ -2,7 +2,8 @@
 //! leaves the old ones, or enough to finish with the new one at the next start:
 //!
 //! 1. `N.cleaned` or `N.spliced` is whole and durable; it becomes `N.swap`. From here on the new segment counts.
-//! 2. The files of the old segments go, except `N.log`.
+//! 2. The files of the old segments go, except `N.log`; `N.txnswap`, if there is one, becomes
+//!    `N.txnindex`.
 //! 3. `N.swap` becomes `N.log`, in whose place it is.
 //! 4. The indexes of the new segment are written. Without them they are built anew at a start.
 //!
@@ -10,7 +11,7 @@
 
 use super::Closed;
 use super::crash_point;
-use super::rewrite::{CLEANED, SPLICED};
+use super::rewrite::{CLEANED, SPLICED, TXN_SWAP};
 use crate::batch::BatchHeader;
 use crate::error::StorageError;
 use crate::ids::Offset;
@@ -26,6 +27,8 @@ use std::sync::Arc;
 /// Suffix of a segment that replaces those it overlaps.
 const SWAP: &str = "swap";
 const INDEXES: [&str; 3] = ["index", "timeindex", "txnindex"];
+/// Indexes that can be built anew from the segment alone.
+const REBUILT: [&str; 2] = ["index", "timeindex"];
 
 impl PartitionLog {
     /// Replaces `old`, whose new form is durable under the name `written`; false when the log has changed so that
@@ -140,7 +143,13 @@ fn finish(
     let log = dir.join(file_name(base, "log"));
     let swap = log.with_extension(SWAP);
     let io = |e: io::Error| StorageError::io(&log, e);
-    remove_files(&log, &INDEXES).map_err(io)?;
+    remove_files(&log, &REBUILT).map_err(io)?;
+    let aborted = log.with_extension(TXN_SWAP);
+    match std::fs::rename(&aborted, log.with_extension("txnindex")) {
+        // Done before a crash, or there are none.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        done => done.map_err(io)?,
+    }
     crash_point::passed();
     for base in replaced {
         let path = dir.join(file_name(base, "log"));
@@ -176,7 +185,7 @@ pub fn recover(dir: &Path) -> Result<(), StorageError> {
 /// # Errors
 /// I/O errors.
 pub fn forget(dir: &Path) -> Result<(), StorageError> {
-    remove_all(dir, &[CLEANED, SPLICED, SWAP])
+    remove_all(dir, &[CLEANED, SPLICED, SWAP, TXN_SWAP])
 }
 
 fn remove_all(dir: &Path, suffixes: &[&str]) -> Result<(), StorageError> {

@@ -10,9 +10,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-const RETENTION_MS: i64 = 100;
+pub(super) const RETENTION_MS: i64 = 100;
 
-fn compacted() -> LogConfig {
+pub(super) fn compacted() -> LogConfig {
     LogConfig {
         compact: true,
         delete_retention_ms: RETENTION_MS,
@@ -20,12 +20,12 @@ fn compacted() -> LogConfig {
     }
 }
 
-fn open_compacted(dir: &Path, checkpoint: Option<&[u8]>) -> PartitionLog {
+pub(super) fn open_compacted(dir: &Path, checkpoint: Option<&[u8]>) -> PartitionLog {
     open_with(dir, compacted(), checkpoint).expect("the log opens")
 }
 
 /// Timestamp, key and value.
-type Contents = (i64, Vec<u8>, Option<Vec<u8>>);
+pub(super) type Contents = (i64, Vec<u8>, Option<Vec<u8>>);
 
 /// All records of a log by offset.
 fn records(log: &PartitionLog) -> BTreeMap<Offset, Contents> {
@@ -49,7 +49,7 @@ fn records(log: &PartitionLog) -> BTreeMap<Offset, Contents> {
     found
 }
 
-fn compact_at(log: &PartitionLog, now_ms: i64, memory_bytes: usize) -> CompactionReport {
+pub(super) fn compact_at(log: &PartitionLog, now_ms: i64, memory_bytes: usize) -> CompactionReport {
     let closed_before = log.active_base_offset();
     let pace = Pace::new(0);
     log.compact(&CompactionRun {
@@ -547,7 +547,7 @@ impl Run {
 }
 
 /// The last value of each key that is not deleted.
-fn last_of_keys(records: &BTreeMap<Offset, Contents>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(super) fn last_of_keys(records: &BTreeMap<Offset, Contents>) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut last = BTreeMap::new();
     for (_, key, value) in records.values() {
         match value {
@@ -571,7 +571,7 @@ fn foreign(from: &PartitionLog, range: std::ops::Range<Offset>) -> Vec<u8> {
 }
 
 /// Copies as a peer does.
-fn copy(from: &PartitionLog, to: &PartitionLog, piece: usize) {
+pub(super) fn copy(from: &PartitionLog, to: &PartitionLog, piece: usize) {
     let manifest = from.manifest();
     if to.needs_refresh(&manifest).expect("a manifest") {
         to.close_segment_of(to.log_end_offset() - 1);

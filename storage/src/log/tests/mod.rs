@@ -3,6 +3,7 @@
 mod append;
 mod catch_up;
 mod compaction;
+mod compaction_transactions;
 mod crash;
 mod disk_full;
 mod lookup;
