@@ -1,5 +1,6 @@
 //! One broker: what every request handler can reach, and how it starts and stops.
 
+use crate::cleaner::{Cleaner, CleanerStatus};
 use crate::config::{BrokerConfig, host_port};
 use crate::coordinator::Coordinator;
 use crate::coordinator::group::{GroupConfig, GroupShard};
@@ -18,6 +19,7 @@ use crate::metadata::{MetadataImage, reconcile};
 use crate::metrics::Metrics;
 use crate::peer_calls::Answers;
 use crate::producer_expiry;
+use crate::retention;
 use arc_swap::ArcSwap;
 use kafka_protocol::error::ResponseError;
 use std::path::Path;
@@ -46,6 +48,8 @@ pub enum StartError {
     },
     #[error(transparent)]
     Replication(#[from] ReplicationError),
+    #[error("cannot start a cleaner thread: {0}")]
+    Thread(std::io::Error),
     #[error("{0}")]
     Refused(String),
 }
@@ -58,6 +62,7 @@ pub struct Broker {
     /// The newest applied metadata; replaced as a whole by the metadata state machine.
     pub metadata: Arc<ArcSwap<MetadataImage>>,
     pub metrics: Arc<Metrics>,
+    pub cleaner: CleanerStatus,
     pub limits: Arc<Limits>,
     pub fetch_sessions: FetchSessions,
     pub producer_ids: ProducerIds,
@@ -102,6 +107,7 @@ impl Broker {
 /// A broker and its listeners.
 pub struct RunningBroker {
     pub broker: Arc<Broker>,
+    cleaner: Cleaner,
     stop: watch::Sender<bool>,
     /// Set when the broker cannot go on.
     failed: watch::Receiver<Option<String>>,
@@ -137,6 +143,7 @@ impl RunningBroker {
             id: config.broker_id(),
             fetch_sessions: FetchSessions::new(slots),
             metrics: Arc::new(Metrics::new()),
+            cleaner: CleanerStatus::default(),
             config,
             node,
             metadata,
@@ -168,7 +175,7 @@ impl RunningBroker {
         ));
         tokio::spawn(markers::run(broker.clone(), stopped.clone()));
         tokio::spawn(reconcile::run(broker.clone(), changes, stopped.clone()));
-        tokio::spawn(reconcile::retention(broker.clone(), stopped.clone()));
+        tokio::spawn(retention::run(broker.clone(), stopped.clone()));
         tokio::spawn(producer_expiry::run(broker.clone(), stopped.clone()));
         let advertised = advertised(&broker.config, &kafka);
         tokio::spawn(end_if_unwelcome(
@@ -178,8 +185,10 @@ impl RunningBroker {
         ));
         tokio::spawn(register(broker.clone(), advertised, fail, stopped.clone()));
         tokio::spawn(listener::serve(kafka, broker.clone(), stopped));
+        let cleaner = Cleaner::start(&broker).map_err(StartError::Thread)?;
         Ok(RunningBroker {
             broker,
+            cleaner,
             stop,
             failed,
         })
@@ -198,6 +207,8 @@ impl RunningBroker {
         // Leadership first, while clients are still told where it goes.
         self.broker.node.hand_over(HAND_OVER_MS).await;
         let _ = self.stop.send(true);
+        let cleaner = self.cleaner;
+        let _ = tokio::task::spawn_blocking(move || cleaner.stop()).await;
         self.broker.node.shutdown().await;
     }
 }

@@ -9,6 +9,7 @@
 //! starts and stops all of it.
 
 pub mod broker;
+pub mod cleaner;
 pub mod config;
 pub mod coordinator;
 pub mod data_dir;
@@ -18,5 +19,6 @@ pub mod metadata;
 pub mod metrics;
 pub mod peer_calls;
 pub mod producer_expiry;
+pub mod retention;
 
 pub use broker::{Broker, RunningBroker, StartError};

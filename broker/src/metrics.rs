@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidelog_storage::journal::JournalMetrics;
 
@@ -80,6 +81,7 @@ impl Metrics {
         let end = "# EOF\n";
         text.truncate(text.len() - if text.ends_with(end) { end.len() } else { 0 });
         let node = broker.node.metrics();
+        let cleaner = &broker.cleaner;
         let (total, free) = broker.disk_space();
         for (name, help, value) in [
             (
@@ -106,6 +108,21 @@ impl Metrics {
             ),
             ("disk_total_bytes", "Size of the data disk", total),
             ("disk_free_bytes", "Space left on the data disk", free),
+            (
+                "disk_reserve_bytes",
+                "Space below which producers are refused (disk.reserve.bytes)",
+                broker.config.int("disk.reserve.bytes").unsigned_abs(),
+            ),
+            (
+                "cleaner_dirty_permille_max",
+                "Largest share of a compacted replica's bytes that wait for compaction, in thousandths",
+                cleaner.dirty_permille_max.load(Ordering::Relaxed),
+            ),
+            (
+                "cleaner_last_run_timestamp_ms",
+                "When a compaction last ended, in milliseconds since 1970",
+                cleaner.last_run_ms.load(Ordering::Relaxed).unsigned_abs(),
+            ),
             ("journal_files", "Journal files in use", node.journal.files),
             (
                 "journal_queued_bytes",
@@ -119,6 +136,26 @@ impl Metrics {
             );
         }
         for (name, help, value) in [
+            (
+                "cleaner_runs",
+                "Compactions of a replica",
+                cleaner.runs.load(Ordering::Relaxed),
+            ),
+            (
+                "cleaner_bytes_read",
+                "Bytes read by compaction",
+                cleaner.bytes_read.load(Ordering::Relaxed),
+            ),
+            (
+                "cleaner_bytes_written",
+                "Bytes written by compaction",
+                cleaner.bytes_written.load(Ordering::Relaxed),
+            ),
+            (
+                "cleaner_records_removed",
+                "Records that compaction has removed",
+                cleaner.records_removed.load(Ordering::Relaxed),
+            ),
             ("leader_changes", "Leaderships gained", node.leader_changes),
             (
                 "peer_bytes_in",

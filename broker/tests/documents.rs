@@ -202,7 +202,8 @@ fn values(kind: Kind) -> String {
         Kind::Text => "text".to_owned(),
         Kind::Bool => "true, false".to_owned(),
         Kind::Int(min, max) => format!("{} to {}", bound(min), bound(max)),
-        Kind::Double => "number".to_owned(),
+        Kind::Double => "number from 0 to 1".to_owned(),
+        Kind::Number => "number above 0".to_owned(),
         Kind::Word(words) => words.join(", "),
         Kind::Words(words) => format!("any of {}", words.join(", ")),
     }

@@ -569,6 +569,11 @@ impl Node {
         self.disk.has_room()
     }
 
+    /// Free bytes of the data disk, a moment old at most.
+    pub fn disk_free_bytes(&self) -> u64 {
+        self.disk.free_bytes()
+    }
+
     /// Counters for `/metrics`.
     pub fn metrics(&self) -> NodeMetrics {
         let groups = self.shared.groups();

@@ -4,7 +4,7 @@ pub mod group;
 pub mod table;
 pub mod topic;
 
-pub use topic::TopicConfig;
+pub use topic::{TopicConfig, broker_value};
 
 use std::collections::BTreeMap;
 use std::path::Path;

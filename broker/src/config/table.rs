@@ -8,7 +8,10 @@ pub enum Kind {
     Bool,
     /// Inclusive bounds.
     Int(i64, i64),
+    /// From 0 to 1.
     Double,
+    /// A number above 0, with or without a fraction.
+    Number,
     /// One of these words.
     Word(&'static [&'static str]),
     /// Any of these words, comma-separated.
@@ -137,7 +140,7 @@ pub const BROKER: &[Setting] = &[
         "disk.reserve.bytes",
         NOT_NEGATIVE,
         "67108864",
-        "below this much free space producers get a retriable storage error",
+        "below this much free space producers get a retriable storage error; below twice as much old segments are looked for at once",
     ),
     fixed(
         "group.consumer.assignors",
@@ -241,6 +244,60 @@ pub const BROKER: &[Setting] = &[
         "127.0.0.1:9092",
         "HOST:PORT for Kafka clients",
     ),
+    fixed(
+        "log.cleaner.backoff.ms",
+        NOT_NEGATIVE,
+        "15000",
+        "pause of a cleaner thread that finds nothing to compact",
+    ),
+    fixed(
+        "log.cleaner.dedupe.buffer.size",
+        Kind::Int(1 << 20, 1 << 40),
+        "134217728",
+        "memory of all cleaner threads for the offsets of keys, 24 bytes a key; used only while they compact",
+    ),
+    dynamic(
+        "log.cleaner.delete.retention.ms",
+        NOT_NEGATIVE,
+        "86400000",
+        "default of the topic setting delete.retention.ms",
+    ),
+    fixed(
+        "log.cleaner.enable",
+        Kind::Bool,
+        "true",
+        "compact topics with cleanup.policy=compact",
+    ),
+    dynamic(
+        "log.cleaner.io.max.bytes.per.second",
+        Kind::Number,
+        "1.7976931348623157E308",
+        "bytes all cleaner threads read and write in a second",
+    ),
+    dynamic(
+        "log.cleaner.max.compaction.lag.ms",
+        POSITIVE,
+        "9223372036854775807",
+        "default of the topic setting max.compaction.lag.ms",
+    ),
+    dynamic(
+        "log.cleaner.min.cleanable.ratio",
+        Kind::Double,
+        "0.5",
+        "default of the topic setting min.cleanable.dirty.ratio",
+    ),
+    dynamic(
+        "log.cleaner.min.compaction.lag.ms",
+        NOT_NEGATIVE,
+        "0",
+        "default of the topic setting min.compaction.lag.ms",
+    ),
+    fixed(
+        "log.cleaner.threads",
+        Kind::Int(1, 64),
+        "1",
+        "threads that compact, for all partitions of the broker",
+    ),
     dynamic(
         "log.cleanup.policy",
         CLEANUP,
@@ -254,16 +311,40 @@ pub const BROKER: &[Setting] = &[
         "accepted for compatibility: every acknowledged record is on disk at a majority already",
     ),
     dynamic(
+        "log.flush.interval.ms",
+        NOT_NEGATIVE,
+        "9223372036854775807",
+        "accepted for compatibility, as log.flush.interval.messages",
+    ),
+    dynamic(
         "log.index.interval.bytes",
         Kind::Int(0, i32::MAX as i64),
         "4096",
         "default of the topic setting index.interval.bytes",
     ),
     dynamic(
+        "log.message.timestamp.after.max.ms",
+        NOT_NEGATIVE,
+        "3600000",
+        "default of the topic setting message.timestamp.after.max.ms",
+    ),
+    dynamic(
+        "log.message.timestamp.before.max.ms",
+        NOT_NEGATIVE,
+        "9223372036854775807",
+        "default of the topic setting message.timestamp.before.max.ms",
+    ),
+    dynamic(
         "log.message.timestamp.type",
         TIMESTAMPS,
         "CreateTime",
         "default of the topic setting message.timestamp.type",
+    ),
+    dynamic(
+        "log.preallocate",
+        Kind::Bool,
+        "false",
+        "accepted for compatibility",
     ),
     dynamic(
         "log.retention.bytes",
@@ -277,11 +358,41 @@ pub const BROKER: &[Setting] = &[
         "300000",
         "pause between looks for expired segments",
     ),
+    fixed(
+        "log.retention.hours",
+        OR_NONE,
+        "168",
+        "log.retention.ms in hours, where neither that nor log.retention.minutes is set",
+    ),
+    fixed(
+        "log.retention.minutes",
+        OR_NONE,
+        "10080",
+        "log.retention.ms in minutes, where that is not set",
+    ),
     dynamic(
         "log.retention.ms",
         OR_NONE,
         "604800000",
         "default of the topic setting retention.ms",
+    ),
+    fixed(
+        "log.roll.hours",
+        COUNT,
+        "168",
+        "log.roll.ms in hours, where that is not set",
+    ),
+    fixed(
+        "log.roll.jitter.hours",
+        NOT_NEGATIVE,
+        "0",
+        "log.roll.jitter.ms in hours, where that is not set",
+    ),
+    dynamic(
+        "log.roll.jitter.ms",
+        NOT_NEGATIVE,
+        "0",
+        "default of the topic setting segment.jitter.ms",
     ),
     dynamic(
         "log.roll.ms",
@@ -294,6 +405,12 @@ pub const BROKER: &[Setting] = &[
         Kind::Int(1048576, i32::MAX as i64),
         "1073741824",
         "default of the topic setting segment.bytes",
+    ),
+    dynamic(
+        "log.segment.delete.delay.ms",
+        NOT_NEGATIVE,
+        "60000",
+        "accepted for compatibility: files are removed at once",
     ),
     fixed(
         "max.connections",
@@ -499,20 +616,20 @@ pub const TOPIC: &[TopicSetting] = &[
         CODECS,
         "producer",
         "compression.type",
-        "producer: batches are kept as they come",
+        "producer: batches are kept as they come; else every batch is stored in this codec",
     ),
     topic(
         "delete.retention.ms",
         NOT_NEGATIVE,
         "86400000",
-        "",
+        "log.cleaner.delete.retention.ms",
         "how long compaction keeps tombstones",
     ),
     topic(
         "file.delete.delay.ms",
         NOT_NEGATIVE,
         "60000",
-        "",
+        "log.segment.delete.delay.ms",
         "accepted for compatibility: files are removed at once",
     ),
     topic(
@@ -526,7 +643,7 @@ pub const TOPIC: &[TopicSetting] = &[
         "flush.ms",
         NOT_NEGATIVE,
         "9223372036854775807",
-        "",
+        "log.flush.interval.ms",
         "accepted for compatibility, as flush.messages",
     ),
     topic(
@@ -540,7 +657,7 @@ pub const TOPIC: &[TopicSetting] = &[
         "max.compaction.lag.ms",
         POSITIVE,
         "9223372036854775807",
-        "",
+        "log.cleaner.max.compaction.lag.ms",
         "longest a record stays uncompacted",
     ),
     topic(
@@ -554,14 +671,14 @@ pub const TOPIC: &[TopicSetting] = &[
         "message.timestamp.after.max.ms",
         NOT_NEGATIVE,
         "3600000",
-        "",
+        "log.message.timestamp.after.max.ms",
         "how far ahead of the broker's clock a timestamp may be",
     ),
     topic(
         "message.timestamp.before.max.ms",
         NOT_NEGATIVE,
         "9223372036854775807",
-        "",
+        "log.message.timestamp.before.max.ms",
         "how far behind the broker's clock a timestamp may be",
     ),
     topic(
@@ -575,14 +692,14 @@ pub const TOPIC: &[TopicSetting] = &[
         "min.cleanable.dirty.ratio",
         Kind::Double,
         "0.5",
-        "",
+        "log.cleaner.min.cleanable.ratio",
         "share of uncompacted bytes at which compaction starts",
     ),
     topic(
         "min.compaction.lag.ms",
         NOT_NEGATIVE,
         "0",
-        "",
+        "log.cleaner.min.compaction.lag.ms",
         "shortest a record stays uncompacted",
     ),
     topic(
@@ -590,13 +707,13 @@ pub const TOPIC: &[TopicSetting] = &[
         COUNT,
         "1",
         "min.insync.replicas",
-        "accepted up to the replication factor; a majority always has every acknowledged record",
+        "acks=all is refused while fewer replicas are in sync; a majority always has every acknowledged record",
     ),
     topic(
         "preallocate",
         Kind::Bool,
         "false",
-        "",
+        "log.preallocate",
         "accepted for compatibility",
     ),
     topic(
@@ -631,7 +748,7 @@ pub const TOPIC: &[TopicSetting] = &[
         "segment.jitter.ms",
         NOT_NEGATIVE,
         "0",
-        "",
+        "log.roll.jitter.ms",
         "spread of segment.ms",
     ),
     topic(
@@ -648,6 +765,23 @@ pub const TOPIC: &[TopicSetting] = &[
         "unclean.leader.election.enable",
         "only false: a replica without all acknowledged records never leads",
     ),
+];
+
+/// Broker settings in coarser units: they count where the finer one is not set. Each with its
+/// milliseconds, the finest first.
+pub const COARSER: &[(&str, &[(&str, i64)])] = &[
+    (
+        "log.retention.ms",
+        &[
+            ("log.retention.minutes", 60_000),
+            ("log.retention.hours", 3_600_000),
+        ],
+    ),
+    (
+        "log.roll.jitter.ms",
+        &[("log.roll.jitter.hours", 3_600_000)],
+    ),
+    ("log.roll.ms", &[("log.roll.hours", 3_600_000)]),
 ];
 
 /// The broker setting `name`.
@@ -676,6 +810,10 @@ pub fn check(kind: Kind, value: &str) -> Result<(), String> {
         Kind::Double => match value.trim().parse::<f64>() {
             Ok(n) if (0.0..=1.0).contains(&n) => Ok(()),
             _ => Err("must be a number between 0 and 1".to_owned()),
+        },
+        Kind::Number => match value.trim().parse::<f64>() {
+            Ok(n) if n > 0.0 => Ok(()),
+            _ => Err("must be a number above 0".to_owned()),
         },
         Kind::Word(words) if words.contains(&value) => Ok(()),
         Kind::Word(words) => Err(format!("must be {}", words.join(" or "))),

@@ -1,14 +1,15 @@
 //! A topic's effective settings.
 
 use super::BrokerConfig;
-use super::table::{TOPIC, TopicSetting, check, nearest, topic_setting};
+use super::table::{COARSER, TOPIC, TopicSetting, check, nearest, topic_setting};
 use crate::metadata::MetadataImage;
 use std::collections::BTreeMap;
 use tidelog_replication::BrokerId;
+use tidelog_storage::compression::Compression;
 use tidelog_storage::log::LogConfig;
 
 /// Typed settings of one topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TopicConfig {
     pub compact: bool,
     pub delete: bool,
@@ -18,6 +19,9 @@ pub struct TopicConfig {
     pub log_append_time: bool,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
+    /// The codec batches are stored in; `None`: as they come.
+    pub compression: Option<Compression>,
+    pub min_insync_replicas: usize,
     pub log: LogConfig,
 }
 
@@ -33,8 +37,9 @@ impl TopicConfig {
         };
         let int = |name: &str| text(name).trim().parse::<i64>().unwrap_or(0);
         let policy = text("cleanup.policy");
+        let compact = policy.contains("compact");
         TopicConfig {
-            compact: policy.contains("compact"),
+            compact,
             delete: policy.contains("delete"),
             retention_ms: int("retention.ms"),
             retention_bytes: int("retention.bytes"),
@@ -42,14 +47,37 @@ impl TopicConfig {
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
             timestamp_before_max_ms: int("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: int("message.timestamp.after.max.ms"),
+            compression: codec(&text("compression.type")),
+            min_insync_replicas: int("min.insync.replicas") as usize,
             log: LogConfig {
                 segment_bytes: int("segment.bytes") as u64,
                 segment_ms: int("segment.ms"),
                 index_interval_bytes: int("index.interval.bytes") as u32,
                 producer_id_expiration_ms: broker.int("producer.id.expiration.ms"),
+                segment_jitter_ms: int("segment.jitter.ms"),
+                compact,
+                delete_retention_ms: int("delete.retention.ms"),
+                min_compaction_lag_ms: int("min.compaction.lag.ms"),
+                max_compaction_lag_ms: int("max.compaction.lag.ms"),
+                min_cleanable_dirty_ratio: text("min.cleanable.dirty.ratio")
+                    .trim()
+                    .parse()
+                    .unwrap_or(0.5),
             },
         }
     }
+}
+
+/// The codec `compression.type` names; `None` for `producer`.
+fn codec(name: &str) -> Option<Compression> {
+    Some(match name {
+        "uncompressed" => Compression::None,
+        "gzip" => Compression::Gzip,
+        "snappy" => Compression::Snappy,
+        "lz4" => Compression::Lz4,
+        "zstd" => Compression::Zstd,
+        _ => return None,
+    })
 }
 
 /// Which layer an effective topic setting comes from, as DescribeConfigs reports it.
@@ -88,11 +116,36 @@ pub fn effective(
     if let Some(value) = dynamic(None) {
         return (value, TopicSource::DynamicDefaultBroker);
     }
-    if broker.source(name) == &super::Source::Default {
-        (setting.default.to_owned(), TopicSource::Default)
-    } else {
-        (broker.text(name).to_owned(), TopicSource::StaticBroker)
+    match static_value(name, broker) {
+        Some(value) => (value, TopicSource::StaticBroker),
+        None => (setting.default.to_owned(), TopicSource::Default),
     }
+}
+
+/// A broker setting as it is in force on this broker now.
+pub fn broker_value(name: &str, broker: &BrokerConfig, image: &MetadataImage) -> String {
+    let dynamic = |id: Option<BrokerId>| image.broker_configs.get(&id)?.get(name).cloned();
+    dynamic(Some(broker.broker_id()))
+        .or_else(|| dynamic(None))
+        .unwrap_or_else(|| broker.text(name).to_owned())
+}
+
+/// What the broker's own settings say, in the unit of `name`.
+fn static_value(name: &str, broker: &BrokerConfig) -> Option<String> {
+    let is_set = |name: &str| broker.source(name) != &super::Source::Default;
+    if is_set(name) {
+        return Some(broker.text(name).to_owned());
+    }
+    let (_, coarser) = COARSER.iter().find(|(finest, _)| *finest == name)?;
+    let (name, unit_ms) = coarser.iter().find(|(name, _)| is_set(name))?;
+    let value = broker.int(name);
+    // −1 is no limit in any unit.
+    let in_ms = if value < 0 {
+        value
+    } else {
+        value.saturating_mul(*unit_ms)
+    };
+    Some(in_ms.to_string())
 }
 
 /// Checks explicit topic settings; the reason names the nearest right one.

@@ -256,7 +256,7 @@ fn type_code(kind: Kind) -> i8 {
         Kind::Text | Kind::Word(_) => 2,
         Kind::Int(_, max) if max <= i64::from(i32::MAX) => 3,
         Kind::Int(..) => 5,
-        Kind::Double => 6,
+        Kind::Double | Kind::Number => 6,
         Kind::Words(_) => 7,
     }
 }

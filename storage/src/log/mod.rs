@@ -291,8 +291,8 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Where the log would start if retention were applied now: only whole segments that are no
-    /// longer written are given up. Negative limits mean none.
+    /// Where the log would start if retention were applied now: only whole segments are given up, as
+    /// in Kafka also the one being written if nothing else is left. Negative limits mean none.
     pub fn retention_candidate(
         &self,
         now_ms: i64,
@@ -309,28 +309,31 @@ impl PartitionLog {
             Err(_) => 0,
         };
         let mut start = None;
-        for pair in segments.windows(2) {
-            let age_ms = now_ms.saturating_sub(pair[0].retention_timestamp());
+        let ends = segments.iter().skip(1).map(|s| s.base_offset);
+        for (segment, end) in segments.iter().zip(ends.chain([self.log_end_offset()])) {
+            let age_ms = now_ms.saturating_sub(segment.retention_timestamp());
             let too_old = retention_ms >= 0 && age_ms > retention_ms;
-            let too_much = excess >= pair[0].bytes() && excess > 0;
-            if !too_old && !too_much {
+            let too_much = excess >= segment.bytes() && excess > 0;
+            if !segment.is_on_disk() || !(too_old || too_much) {
                 break;
             }
-            excess = excess.saturating_sub(pair[0].bytes());
-            start = Some(pair[1].base_offset);
+            excess = excess.saturating_sub(segment.bytes());
+            start = Some(end);
         }
-        start.filter(|s| *s > self.log_start_offset())
+        // Consumers of committed records have not seen what comes later.
+        start
+            .map(|s| s.min(self.last_stable_offset()))
+            .filter(|s| *s > self.log_start_offset())
     }
 
-    /// Starts a new segment when the present one is older than `segment.ms`.
+    /// Starts a new segment when the present one is older than `segment.ms`, less its share of
+    /// `segment.jitter.ms`; of a compacted log also before a record stays uncompacted for too long.
     pub fn maybe_roll(&self, now_ms: i64) {
         let _writer = self.writer.lock();
-        let segment_ms = self.config.read().segment_ms;
-        let old = self
-            .segments
-            .read()
-            .last()
-            .is_some_and(|s| s.is_on_disk() && now_ms - s.created_ms > segment_ms);
+        let config = self.config.read().clone();
+        let old = self.segments.read().last().is_some_and(|s| {
+            s.is_on_disk() && now_ms.saturating_sub(s.created_ms) > segment_age_max(&config, s)
+        });
         if old {
             self.roll(0);
         }
@@ -398,6 +401,22 @@ impl PartitionLog {
             .epochs
             .end_offset(asked, current, self.log_end_offset())
     }
+}
+
+/// Milliseconds after which a segment ends. The jitter keeps partitions that were made together from
+/// ending their segments together for ever.
+fn segment_age_max(config: &LogConfig, segment: &Segment) -> i64 {
+    let mut age_ms = config.segment_ms;
+    if config.compact && config.max_compaction_lag_ms > 0 {
+        age_ms = age_ms.min(config.max_compaction_lag_ms);
+    }
+    let jitter_max = config.segment_jitter_ms.clamp(0, age_ms.max(0));
+    if jitter_max == 0 {
+        return age_ms;
+    }
+    let name = segment.path().as_os_str().as_encoded_bytes();
+    let jitter = i64::from(crc32fast::hash(name)) % jitter_max;
+    age_ms - jitter
 }
 
 /// Base offsets of the segments in `dir`.

@@ -104,6 +104,11 @@ impl PartitionLog {
         before.map_or(active, |before| active.min(before))
     }
 
+    /// Whether `cleanup.policy` has `compact`.
+    pub fn is_compacted(&self) -> bool {
+        self.config.read().compact
+    }
+
     /// Whether compaction is worth while; `None` when nothing can be compacted.
     pub fn compaction_need(&self, now_ms: i64) -> Option<CompactionNeed> {
         let config = self.config.read().clone();

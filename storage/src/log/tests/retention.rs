@@ -60,15 +60,15 @@ fn retention_gives_up_whole_old_segments_only() {
     assert_eq!(log.retention_candidate(1_110, 100, -1), Some(10));
     assert_eq!(
         log.retention_candidate(i64::MAX, 0, -1),
-        Some(22),
-        "the last is written to"
+        Some(24),
+        "the last one as well, when it is all that is left"
     );
     // By size: what is left is never less than the limit.
     assert_eq!(log.retention_candidate(0, -1, 12 * size), None);
     assert_eq!(log.retention_candidate(0, -1, 11 * size), Some(2));
     assert_eq!(log.retention_candidate(0, -1, 11 * size - 1), Some(2));
     assert_eq!(log.retention_candidate(0, -1, 10 * size), Some(4));
-    assert_eq!(log.retention_candidate(0, -1, 0), Some(22));
+    assert_eq!(log.retention_candidate(0, -1, 0), Some(24));
     log.set_log_start_offset(5).expect("moved");
     assert_eq!(log.retention_candidate(1_102, 100, -1), None, "not back");
     assert_eq!(log.retention_candidate(1_110, 100, -1), Some(10));
@@ -97,7 +97,7 @@ fn records_without_a_timestamp_are_as_old_as_their_segment() {
     append(&log, &without, 1);
     let now = super::super::segment::now_ms();
     assert_eq!(log.retention_candidate(now, 60_000, -1), None);
-    assert_eq!(log.retention_candidate(now + 70_000, 60_000, -1), Some(1));
+    assert_eq!(log.retention_candidate(now + 70_000, 60_000, -1), Some(2));
 }
 
 /// The journal's last checkpoint may be older than the log start: what it speaks of is gone.
