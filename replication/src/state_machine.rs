@@ -59,6 +59,9 @@ pub struct GroupMachine {
     /// Term of the last applied entry: a leader of that term has applied all earlier terms.
     applied_term: AtomicU64,
     pub waiters: Waiters,
+    /// Held while a checkpoint is under way: the journal's threads, the cleaners and the end of a copy
+    /// may all want one, and they write the same files.
+    checkpointing: Mutex<()>,
 }
 
 impl GroupMachine {
@@ -79,6 +82,7 @@ impl GroupMachine {
                 membership,
             }),
             waiters: Waiters::default(),
+            checkpointing: Mutex::new(()),
         })
     }
 
@@ -92,6 +96,7 @@ impl GroupMachine {
 
     /// Makes what is applied durable and journals it as the group's checkpoint. Blocks on the disk.
     pub fn checkpoint(&self, log: &GroupLog) -> Result<(), StorageError> {
+        let _alone = self.checkpointing.lock();
         loop {
             let (applied, membership, ticket) = {
                 let applied = self.applied.lock();

@@ -7,6 +7,7 @@
 //! - [`load`]: an idempotent producer that goes on through faults and writes a Jepsen history.
 //! - [`group`]: consumer groups by hand.
 //! - [`bulk`]: large records in large numbers.
+//! - [`keyed`]: records with keys, written and read back, for compaction.
 //! - [`read`]: reads a topic whole, through a client or straight from one chosen broker.
 //! - [`topics`]: creates topics, asks for leaders.
 //! - [`produce`]: one produce request to one broker, answered as it is.
@@ -24,6 +25,7 @@ pub mod client_suite;
 pub mod cluster;
 pub mod dev;
 pub mod group;
+pub mod keyed;
 pub mod load;
 pub mod produce;
 pub mod read;

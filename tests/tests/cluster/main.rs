@@ -6,6 +6,7 @@ mod client;
 mod command_line;
 mod consumer_group_scale;
 mod consumer_groups;
+mod compaction;
 mod damage;
 mod dev;
 mod disk;
@@ -15,6 +16,7 @@ mod http;
 mod produce_consume;
 mod protocol;
 mod restart;
+mod retention;
 mod transactions;
 
 use std::time::Duration;
