@@ -37,7 +37,7 @@ fn updates(round: u32) -> Vec<Update> {
             let word = mixed.wrapping_add(i as u32).wrapping_mul(0x9e37_79b9);
             word.to_be_bytes()
         });
-        let deletes = mixed % 11 == 0;
+        let deletes = mixed.is_multiple_of(11);
         (key, (!deletes).then(|| value.collect()))
     };
     (0..20).map(update).collect()
