@@ -8,6 +8,7 @@ pub mod connection;
 pub mod dispatch;
 pub mod limits;
 pub mod listener;
+pub mod recompress;
 pub mod reply;
 pub mod versions;
 

@@ -3,6 +3,7 @@
 
 use super::dispatch::{Answer, Head};
 use super::produce_verify::{self, Admitted, Question};
+use super::recompress;
 use super::{RequestContext, find_led, find_topic, text};
 use crate::broker::{Broker, now_ms};
 use crate::config::TopicConfig;
@@ -20,7 +21,7 @@ use kafka_protocol::messages::{BrokerId, ProduceResponse as Response};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tidelog_replication::{Appended, ProposeError};
+use tidelog_replication::{Appended, ProposeError, Role};
 use tidelog_storage::batch::{self, BatchError, BatchHeader};
 use tidelog_storage::log::ProducerRejection;
 
@@ -89,6 +90,11 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
                             ResponseError::InvalidTopicException,
                             format!("Cannot append to internal topic {}", topic.name),
                         )),
+                        (Ok(topic), Some(config))
+                            if acks == -1 && lacks_replicas(&broker, topic, p.index, config) =>
+                        {
+                            Err(ResponseError::NotEnoughReplicas.into())
+                        }
                         (Ok(topic), Some(config)) => Ok((topic, config)),
                         (Err(error), _) => Err((*error).into()),
                         (Ok(_), None) => Err(ResponseError::UnknownTopicOrPartition.into()),
@@ -118,6 +124,28 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
     })
 }
 
+/// Whether `min.insync.replicas` wants more replicas than are in sync now. A majority always has what
+/// is acknowledged, so that only a higher number can be missed.
+fn lacks_replicas(broker: &Broker, topic: &Topic, index: i32, config: &TopicConfig) -> bool {
+    let partition = usize::try_from(index)
+        .ok()
+        .and_then(|i| topic.partitions.get(i));
+    let Some(partition) = partition else {
+        return false;
+    };
+    if config.min_insync_replicas <= partition.replicas.len() / 2 + 1 {
+        return false;
+    }
+    // Whoever does not lead answers so.
+    broker
+        .node
+        .partition(partition.group)
+        .is_some_and(|replica| {
+            matches!(replica.role(), Role::Leader { .. })
+                && replica.in_sync_replicas().len() < config.min_insync_replicas
+        })
+}
+
 fn propose(
     broker: &Broker,
     checked: Result<(&Arc<Topic>, &TopicConfig), Refusal>,
@@ -139,6 +167,8 @@ fn propose(
         let header = batch::validate_produced(&records, config.max_message_bytes)
             .map_err(|e| refuse(code(&e), e.to_string()))?;
         check_contents(&records, &header, config)?;
+        let records = recompress::to_codec(records, &header, config.compression)
+            .map_err(|e| refuse(code(&e), e.to_string()))?;
         let records = if config.log_append_time {
             append_time_ms = now_ms();
             let mut stamped = BytesMut::from(&records[..]);

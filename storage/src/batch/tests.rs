@@ -289,3 +289,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_batch_is_the_same_in_every_codec() {
+    let codecs = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Snappy,
+        Compression::Lz4,
+        Compression::Zstd,
+    ];
+    let contents = |batch: &[u8]| {
+        let mut found = Vec::new();
+        for_each_record(batch, |r| {
+            let owned = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
+            found.push((r.offset, r.timestamp, owned(r.key), owned(r.value)));
+            true
+        })
+        .expect("records");
+        found
+    };
+    for from in codecs {
+        // More than one Snappy block.
+        let sample = Sample::of(50, 2_000, 1_000)
+            .by_producer(7, 1, 20)
+            .compressed(from);
+        let batch = sample.build();
+        for to in codecs {
+            let again = rebuild::recompressed(&batch, to).expect("recompressed");
+            let header = validate_produced(&again, 1 << 20).expect("a sound batch");
+            assert_eq!(header.compression(), Ok(to));
+            assert_eq!((header.producer_id, header.base_sequence), (7, 20));
+            assert_eq!(contents(&again), contents(&batch), "{from:?} {to:?}");
+        }
+    }
+}

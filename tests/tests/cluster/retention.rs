@@ -13,7 +13,7 @@ use kafka_protocol::protocol::StrBytes;
 use tidelog_tests::keyed::Writer;
 use tidelog_tests::read::{fetch, topic_name};
 use tidelog_tests::wire::Wire;
-use tidelog_tests::{Cluster, ClusterOptions, segments, topics, wait};
+use tidelog_tests::{Broker, Cluster, ClusterOptions, segments, topics, wait};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -74,6 +74,15 @@ async fn starts_at(cluster: &Cluster, topic: &str, wanted: impl Fn(i64) -> bool)
     .await
 }
 
+/// Waits until a replica has as many segments as wanted: they go just after the log start has moved.
+async fn files_become(broker: &Broker, topic: &str, wanted: impl Fn(usize) -> bool) -> Result<()> {
+    let dir = segments::partition_dir(broker, topic, 0);
+    wait::until("segments are removed", LIMIT, async || {
+        Ok(wanted(segments::files(&dir)?.len()).then_some(()))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_is_changed_at_run_time_and_all_replicas_follow() -> Result<()> {
     let cluster = start().await?;
@@ -87,8 +96,7 @@ async fn retention_is_changed_at_run_time_and_all_replicas_follow() -> Result<()
     let start = starts_at(&cluster, topic, |s| s > 0).await?;
     ensure!((9..=15).contains(&start), "{start}");
     for broker in &cluster.brokers {
-        let files = segments::files(&segments::partition_dir(broker, topic, 0))?;
-        ensure!(files.len() <= 5, "{files:?}");
+        files_become(broker, topic, |count| count <= 5).await?;
     }
     // By time, also what the segment being written holds.
     alter(&cluster, topic, "retention.ms", "1").await?;
@@ -121,8 +129,7 @@ async fn records_are_deleted_up_to_the_high_watermark_everywhere() -> Result<()>
     ensure!((told.error_code, told.low_watermark) == (0, 12), "{told:?}");
     starts_at(&cluster, topic, |s| s == 12).await?;
     for broker in &cluster.brokers {
-        let files = segments::files(&segments::partition_dir(broker, topic, 0))?;
-        ensure!(files.is_empty(), "{files:?}");
+        files_become(broker, topic, |count| count == 0).await?;
     }
     // It stays so, and writing goes on.
     cluster.broker_mut(leader).kill()?;
