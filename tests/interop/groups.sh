@@ -36,6 +36,13 @@ lag_of() {
   consumer_groups --describe --group "$1" | tee "$WORK/described.txt" | awk -v group="$1" '$1 == group { lag += $6 } END { print lag }'
 }
 
+# records_of GROUP: what DumpLogSegments makes of the group's records on broker 1.
+records_of() {
+  local file
+  file=$(grep -l -a -r --include='*.log' "$1" "$(dirname "$(partition_dir 1 __consumer_offsets-0)")"/__consumer_offsets-* | head -1)
+  java -cp "$WORK/java/dependency/*" org.apache.kafka.tools.DumpLogSegments --offsets-decoder --files "$file" 2>&1
+}
+
 # A group of kcat's, looked at and moved about with Kafka's own tool.
 consumer_groups_tool() {
   local topic=tool-$RANDOM$RANDOM group=tool-$RANDOM$RANDOM
@@ -45,6 +52,10 @@ consumer_groups_tool() {
   seq 1 100 | cmp - "$WORK/tool.got"
   consumer_groups --list > "$WORK/listed.txt"
   grep -qx "$group" "$WORK/listed.txt"
+  # Kafka's decoder reads what our coordinator has written.
+  records_of "$group" > "$WORK/decoded.txt"
+  grep -q "\"group\":\"$group\",\"topic\":\"$topic\",\"partition\":0}} payload: .*\"offset\":100," "$WORK/decoded.txt"
+  grep -q "\"group\":\"$group\"}} payload: .*\"assignedPartitions\":\[{\"topic\":\"$topic\"" "$WORK/decoded.txt"
   [ "$(lag_of "$group")" = 0 ]
   seq 101 107 | kcat -P -q -b "$BOOTSTRAP" -t "$topic" -p 0
   [ "$(lag_of "$group")" = 7 ]
