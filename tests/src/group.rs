@@ -113,12 +113,29 @@ pub async fn commit(
     topic: &str,
     offset: i64,
 ) -> Result<Option<ResponseError>> {
-    let partition = OffsetCommitRequestPartition::default()
-        .with_partition_index(0)
-        .with_committed_offset(offset);
+    commit_all(wire, group, by, topic, &[offset]).await
+}
+
+/// Commits the offsets of partitions 0, 1, ... in one request; what the broker says of the first.
+///
+/// # Errors
+/// When the connection fails.
+pub async fn commit_all(
+    wire: &mut Wire,
+    group: &str,
+    by: &Committer,
+    topic: &str,
+    offsets: &[i64],
+) -> Result<Option<ResponseError>> {
+    let partitions = offsets.iter().zip(0..).map(|(offset, index)| {
+        OffsetCommitRequestPartition::default()
+            .with_partition_index(index)
+            .with_committed_offset(*offset)
+            .with_committed_metadata(Some(text("committed with a note of some length")))
+    });
     let topic = OffsetCommitRequestTopic::default()
         .with_name(topic_name(topic))
-        .with_partitions(vec![partition]);
+        .with_partitions(partitions.collect());
     let request = OffsetCommitRequest::default()
         .with_group_id(group_id(group))
         .with_generation_id_or_member_epoch(by.generation)

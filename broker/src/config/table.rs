@@ -491,6 +491,12 @@ pub const BROKER: &[Setting] = &[
         "partitions of __consumer_offsets when it is created: consumer groups are spread over them",
     ),
     fixed(
+        "offsets.topic.segment.bytes",
+        Kind::Int(1048576, i32::MAX as i64),
+        "104857600",
+        "segment size of __consumer_offsets when it is created: a full segment is compacted",
+    ),
+    fixed(
         "peer.heartbeat.interval.ms",
         Kind::Int(10, 10_000),
         "100",
@@ -555,6 +561,12 @@ pub const BROKER: &[Setting] = &[
         POSITIVE,
         "604800000",
         "a transactional id without a transaction for this long is forgotten",
+    ),
+    fixed(
+        "transaction.state.log.segment.bytes",
+        Kind::Int(1048576, i32::MAX as i64),
+        "104857600",
+        "segment size of __transaction_state when it is created: a full segment is compacted",
     ),
     fixed(
         "unclean.leader.election.enable",

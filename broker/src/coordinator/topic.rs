@@ -55,19 +55,21 @@ pub async fn ensure(broker: &Broker, name: &str) -> Result<Arc<Topic>, Refused> 
             "not all brokers have registered yet",
         ));
     }
-    let setting = if name == TRANSACTION_STATE {
-        "transaction.state.log.num.partitions"
+    let prefix = if name == TRANSACTION_STATE {
+        "transaction.state.log"
     } else {
-        "offsets.topic.num.partitions"
+        "offsets.topic"
     };
+    let setting = |of: &str| broker.config.int(&format!("{prefix}.{of}"));
+    let segment_bytes = setting("segment.bytes").to_string();
     let configs = [
         ("cleanup.policy", "compact"),
         ("compression.type", "producer"),
-        ("segment.bytes", "104857600"),
+        ("segment.bytes", &segment_bytes),
     ];
     let new = NewTopic {
         name: name.to_owned(),
-        partitions: Some(broker.config.int(setting) as i32),
+        partitions: Some(setting("num.partitions") as i32),
         replication_factor: Some(image.brokers.len().min(REPLICAS_MAX) as i16),
         assignments: None,
         configs: configs

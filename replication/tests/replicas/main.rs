@@ -2,5 +2,6 @@
 //! middle of whatever it does.
 
 mod crash;
+mod fencing;
 mod forming;
 mod room;

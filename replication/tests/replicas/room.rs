@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidelog_replication::{
     BrokerId, GroupId, MetadataMachine, Node, NodeConfig, Partition, PartitionSpec, PeerAddress,
-    Role,
+    ProposeError, Role,
 };
 use tidelog_storage::batch::{HEADER_BYTES, batch_crc};
 use tidelog_storage::log::LogConfig;
@@ -116,6 +116,29 @@ impl Member {
         let runtime = self.runtime.as_ref()?;
         let written = runtime.block_on(async { self.replica.propose(batch(bytes)).await });
         written.ok().map(|appended| appended.base_offset)
+    }
+
+    /// Proposes batches one after another without waiting in between; what became of each.
+    pub fn propose_fenced(&self, batches: Vec<Bytes>) -> Vec<Result<i64, ProposeError>> {
+        let Some(runtime) = self.runtime.as_ref() else {
+            return Vec::new();
+        };
+        runtime.block_on(async {
+            let proposals: Vec<_> = batches
+                .into_iter()
+                .map(|batch| self.replica.propose_fenced(batch))
+                .collect();
+            let mut outcomes = Vec::new();
+            for proposal in proposals {
+                outcomes.push(proposal.await.map(|appended| appended.base_offset));
+            }
+            outcomes
+        })
+    }
+
+    pub fn confirm_leader(&self, epoch: i32) -> bool {
+        let runtime = self.runtime.as_ref();
+        runtime.is_some_and(|r| r.block_on(self.replica.confirm_leader(epoch)))
     }
 
     pub fn end(&self) -> i64 {

@@ -12,7 +12,7 @@ use kafka_protocol::protocol::StrBytes;
 use krafka::consumer::AutoOffsetReset;
 use tidelog_tests::group::{self, Committer};
 use tidelog_tests::wire::Wire;
-use tidelog_tests::{Cluster, ClusterOptions, load, produce, read, topics, wait};
+use tidelog_tests::{Cluster, ClusterOptions, load, produce, read, segments, topics, wait};
 
 use super::RECOVERY_LIMIT;
 
@@ -122,6 +122,71 @@ async fn offsets_and_generations_outlive_their_coordinator() -> Result<()> {
     let committed = group::offsets(&mut wire, group).await?;
     ensure!(committed.values().eq([&44]), "{committed:?}");
     ensure!(group::heartbeat(&mut wire, group, &member).await?.is_none());
+    Ok(())
+}
+
+/// The coordinator's log is compacted under it, and what the next one reads is what counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_outlive_the_compaction_of_their_log() -> Result<()> {
+    const PARTITIONS: i32 = 50;
+    const ROUNDS: i64 = 700;
+    let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut cluster = Cluster::start_with(ClusterOptions {
+        settings: vec![
+            setting("group.initial.rebalance.delay.ms", "0"),
+            setting("offsets.topic.segment.bytes", "1048576"),
+            setting("log.cleaner.backoff.ms", "100"),
+            setting("log.cleaner.min.cleanable.ratio", "0.1"),
+        ],
+        ..ClusterOptions::default()
+    })
+    .await?;
+    topics::create(&cluster, TOPIC, PARTITIONS, 3).await?;
+    let (group, nobody) = ("compacted", Committer::nobody());
+    let coordinator = group::coordinator(&cluster, group).await?.id;
+    let mut wire = Wire::connect(cluster.broker(coordinator).kafka).await?;
+    let member = group::join_alone(&mut wire, group, "").await?;
+    let stays = group::commit(&mut wire, group, &nobody, TOPIC, 1).await?;
+    ensure!(stays == Some(ResponseError::UnknownMemberId), "{stays:?}");
+    for round in 0..ROUNDS {
+        let offsets: Vec<i64> = (0..i64::from(PARTITIONS))
+            .map(|p| round * 100 + p)
+            .collect();
+        let said = group::commit_all(&mut wire, group, &member, TOPIC, &offsets).await?;
+        ensure!(said.is_none(), "{said:?}");
+    }
+    let written = |broker: &tidelog_tests::Broker| -> Result<u64> {
+        let mut bytes = 0;
+        for partition in 0..16 {
+            let dir = segments::partition_dir(broker, OFFSETS, partition);
+            for file in segments::files(&dir).unwrap_or_default() {
+                bytes += std::fs::metadata(file).map_or(0, |m| m.len());
+            }
+        }
+        Ok(bytes)
+    };
+    for broker in &cluster.brokers {
+        let what = format!("broker {} has compacted", broker.id);
+        wait::until(&what, RECOVERY_LIMIT, async || {
+            Ok((10_000..1_500_000)
+                .contains(&written(broker)?)
+                .then_some(()))
+        })
+        .await?;
+    }
+    let expected: BTreeMap<(String, i32), i64> = (0..PARTITIONS)
+        .map(|p| ((TOPIC.to_owned(), p), (ROUNDS - 1) * 100 + i64::from(p)))
+        .collect();
+    for _ in 0..2 {
+        let old = group::coordinator(&cluster, group).await?.id;
+        cluster.broker_mut(old).kill()?;
+        let next = group::coordinator(&cluster, group).await?;
+        let mut wire = Wire::connect(next.kafka).await?;
+        ensure!(group::offsets(&mut wire, group).await? == expected);
+        let said = group::heartbeat(&mut wire, group, &member).await?;
+        ensure!(said.is_none(), "{said:?}");
+        cluster.restart(old).await?;
+    }
     Ok(())
 }
 
