@@ -24,6 +24,7 @@ groups_of_every_library() {
   done
   program groups "$PYTHON" "$HERE/python/groups.py" "$BOOTSTRAP" "${INTEROP_GROUP_RECORDS:-60000}" "$data" \
     "$WORK/restarted.pids" "${arguments[@]}"
+  program next-groups java -cp "$WORK/java/classes:$WORK/java/dependency/*" tidelog.interop.NextGroups "$BOOTSTRAP"
 }
 
 consumer_groups() {

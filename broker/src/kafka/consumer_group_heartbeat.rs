@@ -5,6 +5,7 @@ use crate::coordinator::group::consumer::heartbeat::Heartbeat;
 use crate::coordinator::group::{Answer, Request};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
+use uuid::Uuid;
 
 pub async fn handle(
     context: &RequestContext,
@@ -20,6 +21,7 @@ pub async fn handle(
     let heartbeat = Heartbeat {
         request,
         version,
+        new_member_id: Uuid::new_v4().to_string(),
         client_id: context.client_id.as_deref().unwrap_or_default().to_owned(),
         // As Java shows addresses.
         client_host: format!("/{}", context.peer.ip()),

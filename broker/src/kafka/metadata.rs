@@ -70,7 +70,7 @@ async fn create_missing(broker: &Broker, asked: &[MetadataRequestTopic]) {
     if !broker.config.flag("auto.create.topics.enable") {
         return;
     }
-    for name in asked.iter().filter_map(|t| t.name.as_ref()) {
+    for name in asked.iter().filter_map(name_asked) {
         if broker.metadata.load().topic(name).is_some() || check_topic_name(name).is_err() {
             continue;
         }
@@ -90,6 +90,12 @@ async fn create_missing(broker: &Broker, asked: &[MetadataRequestTopic]) {
     }
 }
 
+/// The name a topic is asked for by. As in Kafka the id counts where there is one: Java's client asks by
+/// id with an empty name.
+fn name_asked(asked: &MetadataRequestTopic) -> Option<&TopicName> {
+    asked.name.as_ref().filter(|_| asked.topic_id.is_nil())
+}
+
 fn answer(
     broker: &Broker,
     image: &MetadataImage,
@@ -98,11 +104,11 @@ fn answer(
     let unknown = |error: ResponseError| {
         MetadataResponseTopic::default()
             .with_error_code(error.code())
-            .with_name(asked.name.clone())
+            .with_name(name_asked(asked).cloned())
             .with_topic_id(asked.topic_id)
             .with_topic_authorized_operations(NO_OPERATIONS)
     };
-    match &asked.name {
+    match name_asked(asked) {
         Some(name) => match image.topic(name) {
             Some(topic) => describe(broker, topic),
             None if check_topic_name(name).is_err() => {

@@ -239,7 +239,7 @@ impl GroupShard {
         let id = request.group.clone();
         if self.is_next(&id) {
             let answer = self.sync_next(turn, &request);
-            effects.answer(token, Answer::Sync(answer));
+            effects.answer_as_leader(token, Answer::Sync(answer));
             return;
         }
         match self.classic(turn, effects, &id) {
@@ -421,7 +421,12 @@ impl Shard for GroupShard {
             }
             Request::Beat(heartbeat) => {
                 let answer = self.beat(turn, &heartbeat, effects);
-                effects.answer(token, Answer::Beat(answer));
+                if answer.assignment.is_some() {
+                    // Not what a leader that has been replaced would still give out.
+                    effects.answer_as_leader(token, Answer::Beat(answer));
+                } else {
+                    effects.answer(token, Answer::Beat(answer));
+                }
             }
             Request::DescribeNext(groups) => {
                 let described = self.describe_next(turn, &groups);

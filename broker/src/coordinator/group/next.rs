@@ -202,6 +202,7 @@ impl GroupShard {
                 member_id: &request.member_id,
                 instance_id: request.instance_id.as_deref(),
             },
+            new_member_id: &request.new_member_id,
             client_id: &request.client_id,
             client_host: &request.client_host,
             session_timeout_ms: request.session_timeout_ms,

@@ -372,8 +372,12 @@ impl Sample {
                     .with_name(None)
                     .with_topic_id(id)
             };
-            asked.extend([by_id(self.id), by_id(Uuid::from_u128(5))]);
-            codes.extend([0, code(ResponseError::UnknownTopicId)]);
+            let unknown = Uuid::from_u128(5);
+            asked.extend([by_id(self.id), by_id(unknown)]);
+            // As Java's client asks when the broker resolves its pattern.
+            let nameless = |id| by_id(id).with_name(Some(topic_name("")));
+            asked.extend([nameless(self.id), nameless(unknown)]);
+            codes.extend([0, code(ResponseError::UnknownTopicId)].repeat(2));
         }
         let request = MetadataRequest::default()
             .with_topics(Some(asked))

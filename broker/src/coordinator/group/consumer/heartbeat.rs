@@ -32,6 +32,8 @@ pub use validate::validate;
 pub struct Heartbeat {
     pub request: ConsumerGroupHeartbeatRequest,
     pub version: i16,
+    /// The id of a member that comes without one; made by the caller, since it is random.
+    pub new_member_id: String,
     pub client_id: String,
     /// As Kafka writes it: a slash and the address.
     pub client_host: String,

@@ -145,6 +145,7 @@ impl World {
         let heartbeat = Heartbeat {
             request,
             version: 1,
+            new_member_id: String::new(),
             client_id: "c".to_owned(),
             client_host: "/127.0.0.1".to_owned(),
         };

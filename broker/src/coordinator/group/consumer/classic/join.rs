@@ -9,12 +9,13 @@ use crate::coordinator::group::consumer::records::Change;
 use crate::metadata::changes::Refused;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
-use uuid::Uuid;
 
 /// A JoinGroup request.
 #[derive(Debug, Clone)]
 pub struct Join<'a> {
     pub who: Identity<'a>,
+    /// The id of a member that comes without one.
+    pub new_member_id: &'a str,
     pub client_id: &'a str,
     pub client_host: &'a str,
     pub session_timeout_ms: i32,
@@ -54,7 +55,7 @@ impl ConsumerGroup {
         self.check_room(known, cx.settings.max_size)?;
         let (protocol, subscription) = self.check_protocols(join)?;
         let id = if known.is_empty() {
-            Uuid::new_v4().to_string()
+            join.new_member_id.to_owned()
         } else {
             known.to_owned()
         };

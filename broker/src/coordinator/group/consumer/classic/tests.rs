@@ -52,6 +52,7 @@ impl Classic {
         let metadata = subscription(world, &["t"], &self.owned);
         let join = Join {
             who: self.who(),
+            new_member_id: "made-by-the-broker",
             client_id: "c",
             client_host: "/127.0.0.1",
             session_timeout_ms: 10_000,
@@ -187,7 +188,7 @@ fn a_classic_member_joins_a_consumer_group() {
     a.obey();
     let mut c = Classic::new("");
     c.join(&mut world).unwrap();
-    assert_eq!(c.id.len(), 36);
+    assert_eq!(c.id, "made-by-the-broker");
     assert_eq!(c.count(), 0);
     for _ in 0..2 {
         a.beat(&mut world).unwrap();

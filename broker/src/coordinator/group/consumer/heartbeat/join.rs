@@ -9,7 +9,6 @@ use crate::coordinator::group::consumer::partitions::Partitions;
 use crate::coordinator::group::consumer::records::Change;
 use crate::metadata::changes::Refused;
 use kafka_protocol::error::ResponseError;
-use uuid::Uuid;
 
 impl ConsumerGroup {
     /// The member a heartbeat is of; a static one that comes back takes the place of its former self.
@@ -24,7 +23,7 @@ impl ConsumerGroup {
         let id = request.member_id.as_str();
         self.check_room(id, cx.settings.max_size)?;
         let id = if id.is_empty() {
-            Uuid::new_v4().to_string()
+            heartbeat.new_member_id.clone()
         } else {
             id.to_owned()
         };

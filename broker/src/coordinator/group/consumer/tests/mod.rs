@@ -207,6 +207,7 @@ impl Client {
         Heartbeat {
             request,
             version: 1,
+            new_member_id: "made-by-the-broker".to_owned(),
             client_id: "client".to_owned(),
             client_host: "/127.0.0.1".to_owned(),
         }
