@@ -15,7 +15,7 @@ start_cluster() {
     local port=${INTEROP_PORT:-19092}
     BOOTSTRAP=127.0.0.1:$port,127.0.0.1:$((port + 1)),127.0.0.1:$((port + 2))
     rm -rf "$WORK/data"
-    "$TIDELOG_BIN" dev --brokers 3 --base-port "$port" --data "$WORK/data" "${NEXT_GROUPS[@]}" > "$WORK/dev.log" 2>&1 < /dev/null &
+    "$TIDELOG_BIN" dev --brokers 3 --base-port "$port" --data "$WORK/data" --set log.cleaner.backoff.ms=200 "${NEXT_GROUPS[@]}" > "$WORK/dev.log" 2>&1 < /dev/null &
     CLUSTER_PID=$!
     await 60 "the cluster to say ready" grep -q '^ready: bootstrap' "$WORK/dev.log"
   fi

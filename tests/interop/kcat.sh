@@ -116,3 +116,62 @@ dump_log() {
     if grep -iE 'mismatch|out of order|exception|not found' "$WORK/dump-index.txt"; then return 1; fi
   done
 }
+
+# compact_input FROM TO: a line of key, tab and value a number; every seventh key deletes at times.
+compact_input() {
+  seq "$1" "$2" | awk -v OFS='\t' '{ key = ($1 * 7919) % 5000; print "k" key, ($1 % 13 == 0 ? "" : "value-" $1 "-of-k" key) }'
+}
+
+# The last value of each key that is not deleted, sorted.
+latest() {
+  awk -F '\t' '{ if ($2 == "") delete last[$1]; else last[$1] = $2 } END { for (key in last) print key "\t" last[key] }' | sort
+}
+
+log_bytes() {
+  find "$1" -name '*.log' -printf '%s\n' | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+broker_gone() {
+  local pid
+  pid=$(broker_pid "$1")
+  [ ! -d "/proc/$pid" ] || grep -q '^State:.Z' "/proc/$pid/status"
+}
+
+compacted_below() {
+  [ "$(log_bytes "$1")" -lt "$2" ]
+}
+
+# A compacted topic, its brokers killed while they compact: kcat reads from each what the model says, and so
+# does Kafka's DumpLogSegments from the segments themselves.
+compacted_topic() {
+  local topic=compacted-$RANDOM broker dir server round from
+  local tool=(java -cp "$WORK/java/dependency/*" org.apache.kafka.tools.DumpLogSegments)
+  local model=$WORK/compacted.model
+  "$PYTHON" "$HERE/python/create_topic.py" "$BOOTSTRAP" "$topic" cleanup.policy=compact \
+    segment.bytes=1048576 min.cleanable.dirty.ratio=0.1 delete.retention.ms=500
+  compact_input 1 600000 | latest > "$model"
+  for round in 1 2 3; do
+    from=$(((round - 1) * 200000 + 1))
+    # An empty value deletes (-Z).
+    compact_input "$from" $((round * 200000)) |
+      kcat -P -q -b "$BOOTSTRAP" -t "$topic" -p 0 -K "$(printf '\t')" -Z -X acks=all -X enable.idempotence=true -X linger.ms=2
+    kill_broker "$round"
+    await 20 "broker $round to end" broker_gone "$round"
+    restart_broker "$round"
+  done
+  for broker in 1 2 3; do
+    dir=$(partition_dir "$broker" "$topic-0")
+    await 120 "broker $broker to compact" compacted_below "$dir" 6000000
+  done
+  for server in "${SERVERS[@]}"; do
+    kcat -C -q -b "$server" -t "$topic" -p 0 -o beginning -e -Z -X check.crcs=true -f '%k\t%s\n' | sed 's/\tNULL$/\t/' | latest | cmp - "$model"
+  done
+  for broker in 1 2 3; do
+    dir=$(partition_dir "$broker" "$topic-0")
+    "${tool[@]}" --print-data-log --files "$(find "$dir" -name '*.log' | sort | paste -sd,)" > "$WORK/compacted.txt" 2>&1
+    if grep -iE 'isvalid: false|corrupt|mismatch|invalid bytes|exception|could not' "$WORK/compacted.txt"; then return 1; fi
+    sed -nE 's/^\| offset: .* key: (k[0-9]+)( payload: (.*))?$/\1\t\3/p' "$WORK/compacted.txt" | latest | cmp - "$model"
+    # Offsets go up, and many are gone.
+    grep -oE '^\| offset: [0-9]+' "$WORK/compacted.txt" | awk '$3 <= last { print "offset " $3 " after " last; exit 1 } { last = $3 } END { exit NR > 300000 }'
+  done
+}
