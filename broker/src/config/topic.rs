@@ -162,3 +162,77 @@ pub fn check_topic_settings(settings: &BTreeMap<String, String>) -> Result<(), S
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn broker(settings: &[(&str, &str)]) -> BrokerConfig {
+        let mut config = BrokerConfig::default();
+        for (name, value) in settings {
+            config.put(name, value, Source::Set).expect("a setting");
+        }
+        config
+    }
+
+    fn resolve(own: &[(&str, &str)], settings: &[(&str, &str)]) -> TopicConfig {
+        let own = own.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        TopicConfig::resolve(&own.collect(), &broker(settings), &MetadataImage::default())
+    }
+
+    #[test]
+    fn the_finest_unit_that_is_set_counts() {
+        let retention = |settings: &[(&str, &str)]| resolve(&[], settings).retention_ms;
+        assert_eq!(retention(&[]), 604_800_000);
+        assert_eq!(retention(&[("log.retention.hours", "2")]), 7_200_000);
+        assert_eq!(retention(&[("log.retention.hours", "-1")]), -1);
+        let minutes = [("log.retention.hours", "2"), ("log.retention.minutes", "3")];
+        assert_eq!(retention(&minutes), 180_000);
+        let ms = [("log.retention.ms", "4"), ("log.retention.minutes", "3")];
+        assert_eq!(retention(&ms), 4);
+        let rolls = [("log.roll.hours", "1"), ("log.roll.jitter.hours", "2")];
+        let log = resolve(&[], &rolls).log;
+        assert_eq!(
+            (log.segment_ms, log.segment_jitter_ms),
+            (3_600_000, 7_200_000)
+        );
+    }
+
+    #[test]
+    fn a_topic_goes_before_its_broker() {
+        let settings = [
+            ("log.cleanup.policy", "compact"),
+            ("log.cleaner.min.compaction.lag.ms", "5"),
+            ("log.cleaner.max.compaction.lag.ms", "6"),
+            ("log.cleaner.delete.retention.ms", "7"),
+            ("log.cleaner.min.cleanable.ratio", "0.25"),
+            ("log.message.timestamp.before.max.ms", "8"),
+            ("log.message.timestamp.after.max.ms", "9"),
+            ("compression.type", "lz4"),
+        ];
+        let config = resolve(&[], &settings);
+        assert!(config.compact && !config.delete && config.log.compact);
+        assert_eq!(config.log.min_compaction_lag_ms, 5);
+        assert_eq!(config.log.max_compaction_lag_ms, 6);
+        assert_eq!(config.log.delete_retention_ms, 7);
+        assert_eq!(config.log.min_cleanable_dirty_ratio, 0.25);
+        assert_eq!(
+            (
+                config.timestamp_before_max_ms,
+                config.timestamp_after_max_ms
+            ),
+            (8, 9)
+        );
+        assert_eq!(config.compression, Some(Compression::Lz4));
+        let own = [
+            ("cleanup.policy", "compact,delete"),
+            ("min.compaction.lag.ms", "1"),
+            ("compression.type", "producer"),
+        ];
+        let config = resolve(&own, &settings);
+        assert!(config.compact && config.delete);
+        assert_eq!(config.log.min_compaction_lag_ms, 1);
+        assert_eq!(config.compression, None);
+    }
+}

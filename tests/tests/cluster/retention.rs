@@ -10,7 +10,8 @@ use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
 };
 use kafka_protocol::protocol::StrBytes;
-use tidelog_tests::keyed::Writer;
+use tidelog_tests::keyed::{Writer, batch};
+use tidelog_tests::produce::produce;
 use tidelog_tests::read::{fetch, topic_name};
 use tidelog_tests::wire::Wire;
 use tidelog_tests::{Broker, Cluster, ClusterOptions, segments, topics, wait};
@@ -46,6 +47,18 @@ async fn write(cluster: &Cluster, writer: &mut Writer, rounds: u32, timestamp: i
 }
 
 async fn alter(cluster: &Cluster, topic: &str, name: &str, value: &str) -> Result<()> {
+    let (error, message) = try_alter(cluster, topic, name, value).await?;
+    ensure!(error == 0, "{name}={value}: {error} {message}");
+    Ok(())
+}
+
+/// Error code and message.
+async fn try_alter(
+    cluster: &Cluster,
+    topic: &str,
+    name: &str,
+    value: &str,
+) -> Result<(i16, String)> {
     let config = AlterableConfig::default()
         .with_name(StrBytes::from_string(name.to_owned()))
         .with_value(Some(StrBytes::from_string(value.to_owned())));
@@ -54,10 +67,12 @@ async fn alter(cluster: &Cluster, topic: &str, name: &str, value: &str) -> Resul
         .with_resource_name(StrBytes::from_string(topic.to_owned()))
         .with_configs(vec![config]);
     let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
-    let mut wire = Wire::connect(cluster.brokers[0].kafka).await?;
+    let broker = cluster.brokers.iter().find(|b| b.is_started());
+    let mut wire = Wire::connect(broker.context("a running broker")?.kafka).await?;
     let answer = wire.call(&request, 1).await?;
-    ensure!(answer.responses[0].error_code == 0, "{answer:?}");
-    Ok(())
+    let told = &answer.responses[0];
+    let message = told.error_message.as_ref().map(ToString::to_string);
+    Ok((told.error_code, message.unwrap_or_default()))
 }
 
 /// Waits until every broker tells clients the same log start, and it is as wanted.
@@ -137,4 +152,73 @@ async fn records_are_deleted_up_to_the_high_watermark_everywhere() -> Result<()>
     cluster.restart(leader).await?;
     starts_at(&cluster, topic, |s| s == 12).await?;
     Ok(())
+}
+
+const MESSAGE_TOO_LARGE: i16 = 10;
+const NOT_ENOUGH_REPLICAS: i16 = 19;
+const INVALID_TIMESTAMP: i16 = 32;
+const INVALID_CONFIG: i16 = 40;
+
+/// Sends one batch of one record to the leader until it is answered as wanted: settings reach brokers one
+/// after another.
+async fn answered(cluster: &Cluster, topic: &str, timestamp: i64, wanted: i16) -> Result<()> {
+    let what = format!("error {wanted} for a batch of {timestamp}");
+    wait::until(&what, LIMIT, async || {
+        let leader = topics::leader_of(cluster, topic, 0).await?;
+        let mut wire = Wire::connect(cluster.broker(leader).kafka).await?;
+        let batch = batch(&[(1, Some(vec![5; 500]))], timestamp)?;
+        let told = produce(&mut wire, topic, 0, batch).await?;
+        Ok((told.error_code == wanted).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_topic_hold_from_the_next_batch_on() -> Result<()> {
+    let mut cluster = start().await?;
+    let topic = "settings";
+    topics::create(&cluster, topic, 1, 3).await?;
+    answered(&cluster, topic, now_ms(), 0).await?;
+    let leader = topics::leader_of(&cluster, topic, 0).await?;
+
+    // The broker compresses what comes without compression.
+    alter(&cluster, topic, "compression.type", "zstd").await?;
+    wait::until("a compressed batch", LIMIT, async || {
+        let mut wire = Wire::connect(cluster.broker(leader).kafka).await?;
+        let sent = batch(&[(1, Some(vec![5; 50_000]))], now_ms())?;
+        let at = produce(&mut wire, topic, 0, sent).await?.base_offset;
+        let data = fetch(&mut wire, topic, 0, at).await?.records;
+        let stored = data.context("the batch")?;
+        let codec = stored.get(22).context("attributes")? & 7;
+        Ok((codec == 4 && stored.len() < 1_000).then_some(()))
+    })
+    .await?;
+    alter(&cluster, topic, "compression.type", "producer").await?;
+
+    alter(&cluster, topic, "max.message.bytes", "200").await?;
+    answered(&cluster, topic, now_ms(), MESSAGE_TOO_LARGE).await?;
+    alter(&cluster, topic, "max.message.bytes", "100000").await?;
+    alter(&cluster, topic, "message.timestamp.before.max.ms", "60000").await?;
+    answered(&cluster, topic, now_ms() - 120_000, INVALID_TIMESTAMP).await?;
+    alter(&cluster, topic, "message.timestamp.after.max.ms", "60000").await?;
+    answered(&cluster, topic, now_ms() + 120_000, INVALID_TIMESTAMP).await?;
+    answered(&cluster, topic, now_ms(), 0).await?;
+    for (name, value) in [("flush.messages", "1"), ("flush.ms", "1000")] {
+        alter(&cluster, topic, name, value).await?;
+    }
+    let unclean = "unclean.leader.election.enable";
+    let (error, message) = try_alter(&cluster, topic, unclean, "true").await?;
+    ensure!(
+        error == INVALID_CONFIG && message.contains("must be false"),
+        "{error} {message}"
+    );
+
+    // All three, where two are a majority.
+    alter(&cluster, topic, "min.insync.replicas", "3").await?;
+    answered(&cluster, topic, now_ms(), 0).await?;
+    let away = leader % 3 + 1;
+    cluster.broker_mut(away).kill()?;
+    answered(&cluster, topic, now_ms(), NOT_ENOUGH_REPLICAS).await?;
+    alter(&cluster, topic, "min.insync.replicas", "2").await?;
+    answered(&cluster, topic, now_ms(), 0).await
 }

@@ -166,3 +166,64 @@ fn a_log_without_a_checkpoint_starts_empty() {
     let log = open(dir.path(), Some(&checkpoint));
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (0, 24));
 }
+
+/// Segments end after `segment.ms` less a jitter, of compacted logs also after `max.compaction.lag.ms`.
+#[test]
+fn the_age_at_which_a_segment_ends() {
+    let dir = scratch();
+    let log = open(dir.path(), None);
+    let now = super::super::segment::now_ms();
+    let ends_after = |config: LogConfig| {
+        log.update_config(config);
+        append(&log, &Sample::default(), 1);
+        let count = log.segments().len();
+        (0..200).find(|seconds| {
+            log.maybe_roll(now + seconds * 1_000);
+            log.segments().len() > count
+        })
+    };
+    let config = LogConfig {
+        segment_ms: 100_000,
+        ..small()
+    };
+    assert!(ends_after(config.clone()).is_some_and(|s| (100..=102).contains(&s)));
+    let jitter = LogConfig {
+        segment_jitter_ms: 50_000,
+        ..config.clone()
+    };
+    assert!(ends_after(jitter).is_some_and(|s| (50..=102).contains(&s)));
+    let lag = LogConfig {
+        max_compaction_lag_ms: 20_000,
+        ..config
+    };
+    assert!(
+        ends_after(lag.clone()).is_some_and(|s| s >= 100),
+        "not compacted"
+    );
+    let compacted = LogConfig {
+        compact: true,
+        ..lag
+    };
+    assert!(ends_after(compacted).is_some_and(|s| (20..=22).contains(&s)));
+}
+
+/// As DeleteRecords up to the high watermark leaves it.
+#[test]
+fn at_the_end_of_the_log_nothing_is_left_and_a_crash_changes_nothing() {
+    for checkpoint_after in [false, true] {
+        let dir = scratch();
+        let log = filled(dir.path());
+        let before = flush(&log);
+        log.set_log_start_offset(24).expect("moved");
+        assert_eq!((log.size_bytes(), files(dir.path(), ".log")), (0, 0));
+        let checkpoint = if checkpoint_after {
+            flush(&log)
+        } else {
+            before
+        };
+        drop(log);
+        let log = open(dir.path(), Some(&checkpoint));
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (24, 24));
+        assert_eq!(append(&log, &Sample::default(), 9), appended(24, 24));
+    }
+}
