@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use tidelog_tests::{Cluster, ClusterOptions, client_suite};
 
-/// What the brokers have by now; `nextgen` and `transactions` follow with their APIs.
-const NEEDS: [&str; 2] = ["core", "groups"];
+/// What the brokers have by now; `nextgen` follows.
+const NEEDS: [&str; 3] = ["core", "groups", "transactions"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rust_client_keeps_its_promises() -> Result<()> {
