@@ -43,12 +43,10 @@ fn addresses(text: &str) -> Result<String, String> {
 
 impl Target {
     pub fn client(&self) -> ClientConfig {
-        ClientConfig {
-            client_id: "tidelog-cli".to_owned(),
-            // A misspelled name is told soon; news of a new topic takes milliseconds.
-            unknown_topic_timeout: Duration::from_secs(1),
-            ..ClientConfig::new(&self.bootstrap)
-        }
+        // A misspelled name is told soon; news of a new topic takes milliseconds.
+        ClientConfig::new(&self.bootstrap)
+            .with_client_id("tidelog-cli")
+            .with_unknown_topic_timeout(Duration::from_secs(1))
     }
 
     pub fn json(&self) -> bool {

@@ -2,10 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::retry::RetryPolicy;
+use crate::security::Sasl;
 use std::time::Duration;
 
 /// How to reach a cluster.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ClientConfig {
     /// Addresses (`host:port`) to learn the cluster from; one that answers is enough.
     pub bootstrap: Vec<String>,
@@ -30,6 +32,11 @@ pub struct ClientConfig {
     pub metadata_age_max: Duration,
     /// The largest answer taken from a broker.
     pub response_bytes_max: usize,
+    /// Encrypts connections; None: they are not.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::security::TlsConfig>,
+    /// Proves who the client is; None: it is nobody in particular.
+    pub sasl: Option<Sasl>,
 }
 
 impl ClientConfig {
@@ -50,8 +57,62 @@ impl ClientConfig {
             retry: RetryPolicy::exponential(Duration::from_millis(50), Duration::from_secs(1)),
             metadata_age_max: Duration::from_secs(300),
             response_bytes_max: 128 << 20,
+            #[cfg(feature = "tls")]
+            tls: None,
+            sasl: None,
         }
     }
+
+    /// Sets [`ClientConfig::client_id`].
+    #[must_use]
+    pub fn with_client_id(mut self, id: impl Into<String>) -> ClientConfig {
+        self.client_id = id.into();
+        self
+    }
+
+    /// Sets [`ClientConfig::retry`].
+    #[must_use]
+    pub fn with_retry(mut self, policy: RetryPolicy) -> ClientConfig {
+        self.retry = policy;
+        self
+    }
+
+    /// Sets [`ClientConfig::call_timeout`].
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> ClientConfig {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Sets [`ClientConfig::request_timeout`].
+    #[must_use]
+    pub fn with_request_timeout(mut self, timeout: Duration) -> ClientConfig {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// Sets [`ClientConfig::unknown_topic_timeout`].
+    #[must_use]
+    pub fn with_unknown_topic_timeout(mut self, timeout: Duration) -> ClientConfig {
+        self.unknown_topic_timeout = timeout;
+        self
+    }
+
+    /// Sets [`ClientConfig::tls`].
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: crate::security::TlsConfig) -> ClientConfig {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets [`ClientConfig::sasl`].
+    #[must_use]
+    pub fn with_sasl(mut self, sasl: Sasl) -> ClientConfig {
+        self.sasl = Some(sasl);
+        self
+    }
+
     /// # Errors
     /// [`Error::Config`] when an address is not `host:port`, or there is none.
     pub fn check(&self) -> Result<()> {

@@ -5,6 +5,7 @@
 
 use crate::config::ClientConfig;
 use crate::error::{Error, ErrorCode, Result};
+use crate::security;
 use crate::versions::ApiVersions;
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{
@@ -16,12 +17,11 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const UNSUPPORTED_VERSION: i16 = 35;
 
@@ -36,6 +36,8 @@ struct Inner {
     address: Arc<str>,
     client_id: StrBytes,
     versions: ApiVersions,
+    /// No longer to be used for anything new after this.
+    expires_at: Option<Instant>,
     /// Not bounded here: every caller bounds the requests it has in flight, and a request is
     /// queued at once so that requests leave in the order they were submitted.
     outgoing: mpsc::UnboundedSender<Outgoing>,
@@ -97,11 +99,15 @@ impl Connection {
                 .await
                 .map_err(|e| fail(e.to_string()))?;
             stream.set_nodelay(true).map_err(|e| fail(e.to_string()))?;
-            let mut connection = Connection::start(address.clone(), stream, config);
+            let mut connection = Connection::secure(address.clone(), stream, config).await?;
             let versions = connection.ask_versions(config.request_timeout).await?;
-            match Arc::get_mut(&mut connection.inner) {
-                Some(inner) => inner.versions = versions,
-                None => unreachable!("no handle was given away yet"),
+            connection.own().versions = versions;
+            if let Some(sasl) = &config.sasl {
+                let limit = config.request_timeout;
+                let lifetime = security::authenticate(&connection, sasl, limit).await?;
+                // Another connection is opened well before the broker takes offence (KIP-368).
+                let expires_at = lifetime.map(|lifetime| Instant::now() + lifetime.mul_f64(0.8));
+                connection.own().expires_at = expires_at;
             }
             Ok(connection)
         };
@@ -114,7 +120,59 @@ impl Connection {
         }
     }
 
-    fn start(address: Arc<str>, stream: TcpStream, config: &ClientConfig) -> Connection {
+    /// Before any handle is given away.
+    fn own(&mut self) -> &mut Inner {
+        match Arc::get_mut(&mut self.inner) {
+            Some(inner) => inner,
+            None => unreachable!("no handle was given away yet"),
+        }
+    }
+
+    /// Encrypts the stream if the client is set to.
+    #[cfg(feature = "tls")]
+    async fn secure(
+        address: Arc<str>,
+        stream: TcpStream,
+        config: &ClientConfig,
+    ) -> Result<Connection> {
+        let Some(tls) = &config.tls else {
+            let (reader, writer) = stream.into_split();
+            return Ok(Connection::start(address, reader, writer, config));
+        };
+        match tls.connect(&address, stream).await {
+            Ok(stream) => {
+                let (reader, writer) = tokio::io::split(stream);
+                Ok(Connection::start(address, reader, writer, config))
+            }
+            // A certificate that is not trusted stays so.
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(Error::Authentication {
+                address,
+                reason: e.to_string(),
+            }),
+            Err(e) => Err(Error::Connection {
+                address,
+                reason: e.to_string(),
+            }),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_async, reason = "as with TLS")]
+    async fn secure(
+        address: Arc<str>,
+        stream: TcpStream,
+        config: &ClientConfig,
+    ) -> Result<Connection> {
+        let (reader, writer) = stream.into_split();
+        Ok(Connection::start(address, reader, writer, config))
+    }
+
+    fn start(
+        address: Arc<str>,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+        config: &ClientConfig,
+    ) -> Connection {
         let waiting = Arc::new(Waiting {
             state: Mutex::new(WaitingState {
                 next_correlation_id: 0,
@@ -122,7 +180,6 @@ impl Connection {
                 closed: None,
             }),
         });
-        let (reader, writer) = stream.into_split();
         let (outgoing, frames) = mpsc::unbounded_channel();
         let tasks = [
             tokio::spawn(write_frames(writer, frames, waiting.clone())),
@@ -137,6 +194,7 @@ impl Connection {
                 address,
                 client_id: StrBytes::from_string(config.client_id.clone()),
                 versions: ApiVersions::default(),
+                expires_at: None,
                 outgoing,
                 waiting,
                 tasks,
@@ -154,7 +212,8 @@ impl Connection {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.inner.waiting.state.lock().closed.is_some()
+        let expired = self.inner.expires_at.is_some_and(|at| at <= Instant::now());
+        expired || self.inner.waiting.state.lock().closed.is_some()
     }
 
     /// The highest version of `R` both sides speak, at most `max`.
@@ -350,12 +409,16 @@ impl<R: Request> Reply<R> {
 }
 
 async fn write_frames(
-    mut writer: OwnedWriteHalf,
+    mut writer: impl AsyncWrite + Unpin,
     mut frames: mpsc::UnboundedReceiver<Outgoing>,
     waiting: Arc<Waiting>,
 ) {
     while let Some(outgoing) = frames.recv().await {
-        if let Err(e) = writer.write_all(&outgoing.frame).await {
+        let mut done = writer.write_all(&outgoing.frame).await;
+        if done.is_ok() && frames.is_empty() {
+            done = writer.flush().await;
+        }
+        if let Err(e) = done {
             return waiting.close(e.to_string());
         }
         if let Some(written) = outgoing.written {
@@ -365,7 +428,11 @@ async fn write_frames(
     }
 }
 
-async fn read_frames(mut reader: OwnedReadHalf, waiting: Arc<Waiting>, frame_bytes_max: usize) {
+async fn read_frames(
+    mut reader: impl AsyncRead + Unpin,
+    waiting: Arc<Waiting>,
+    frame_bytes_max: usize,
+) {
     let reason = loop {
         match read_frame(&mut reader, frame_bytes_max).await {
             Ok(frame) => {
@@ -387,7 +454,10 @@ async fn read_frames(mut reader: OwnedReadHalf, waiting: Arc<Waiting>, frame_byt
 }
 
 /// Reads one frame without its length. At least the correlation id is in it.
-async fn read_frame(reader: &mut OwnedReadHalf, bytes_max: usize) -> std::io::Result<Bytes> {
+async fn read_frame(
+    reader: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+) -> std::io::Result<Bytes> {
     let length = reader.read_i32().await?;
     let length = usize::try_from(length)
         .ok()

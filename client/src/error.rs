@@ -13,6 +13,9 @@ pub enum Error {
     /// The connection was lost, refused, or broke the protocol.
     #[error("connection to {address}: {reason}")]
     Connection { address: Arc<str>, reason: String },
+    /// The broker does not believe who the client says it is, or the other way round.
+    #[error("authentication at {address}: {reason}")]
+    Authentication { address: Arc<str>, reason: String },
     /// The broker and this client share no version of an API.
     #[error(
         "the broker at {address} speaks no version of API {api} that this client does; \

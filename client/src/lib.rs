@@ -3,7 +3,7 @@
 //! The rooms: [`ClientConfig`] says where the cluster is; `connection` is one TCP connection,
 //! `versions` what it may speak, `cluster` all of them with the cached view of topics and leaders,
 //! [`RetryPolicy`] says when to try again. [`Producer`], [`Consumer`] and [`Admin`] stand on these;
-//! `group` is how consumers share topics, `batch` and `compression` how records lie on the wire.
+//! `group` is how consumers share topics, `security` who a client is, `batch` and `compression` how records lie on the wire.
 
 mod admin;
 mod batch;
@@ -21,6 +21,7 @@ mod partitioner;
 mod producer;
 mod record;
 mod retry;
+mod security;
 mod topic_partition;
 mod versions;
 
@@ -43,4 +44,7 @@ pub use producer::{
 };
 pub use record::{ConsumerRecord, Header, Record};
 pub use retry::{Pauses, RetryPolicy};
+#[cfg(feature = "tls")]
+pub use security::TlsConfig;
+pub use security::{Sasl, ScramHash};
 pub use topic_partition::TopicPartition;

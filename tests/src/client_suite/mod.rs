@@ -4,11 +4,13 @@
 //! - [`core`]: producing and consuming without a group.
 //! - [`groups`]: consumer groups in both protocols.
 //! - [`transactions`]: transactions and reading committed records.
+//! - [`security`]: TLS and SASL.
 //! - [`ground`]: topics and records to check with.
 
 pub mod core;
 pub mod ground;
 pub mod groups;
+pub mod security;
 pub mod transactions;
 
 use anyhow::{Context, Result};
@@ -24,7 +26,8 @@ type Running = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 /// One promise.
 pub struct Check {
     pub name: &'static str,
-    /// What of the broker it needs: `core`, `groups`, `nextgen`, `transactions`.
+    /// What of the broker it needs: `core`, `groups`, `nextgen`, `transactions`,
+    /// `security`.
     pub needs: &'static str,
     run: fn(String) -> Running,
 }
@@ -83,6 +86,11 @@ checks! {
         a_newer_producer_fences_the_older,
         reading_and_writing_is_exactly_once,
         an_open_transaction_hides_what_follows,
+    }
+    "security": security {
+        every_sasl_mechanism_is_taken,
+        a_wrong_password_is_told_at_once,
+        certificates_are_shown_and_checked,
     }
     "nextgen": groups {
         the_broker_assigns,
