@@ -1,15 +1,20 @@
 //! The `tidelog` binary: brokers, and the commands that work against them.
 
+mod bench;
+mod broker;
 mod cluster;
+mod completion;
 mod config;
 mod consume;
 mod dev;
+mod group;
 mod output;
 mod produce;
 mod start;
 mod topic;
+mod txn;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 // Thousands of partitions mean millions of small allocations: jemalloc keeps them a third smaller.
@@ -39,6 +44,18 @@ enum Command {
     Produce(produce::Produce),
     /// Print the records of a topic
     Consume(consume::Consume),
+    /// Look at consumer groups, and set or delete their offsets
+    Group(group::Group),
+    /// Look at brokers, and change their settings while they run
+    Broker(broker::Broker),
+    /// Measure how fast records are written and read
+    Bench(bench::Bench),
+    /// Print a script that completes commands in a shell
+    Completion(completion::Completion),
+    /// Write manual pages
+    Man(completion::Man),
+    /// Look at transactions
+    Txn(txn::Txn),
     /// Look at the cluster
     Cluster(cluster::Cluster),
 }
@@ -51,6 +68,12 @@ fn main() -> ExitCode {
         Command::Topic(topic) => topic.run(),
         Command::Produce(produce) => produce.run(),
         Command::Consume(consume) => consume.run(),
+        Command::Group(group) => group.run(),
+        Command::Broker(broker) => broker.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Completion(completion) => completion.run(Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
+        Command::Txn(txn) => txn.run(),
         Command::Cluster(cluster) => cluster.run(),
     };
     match done {

@@ -26,7 +26,8 @@ mod topic_partition;
 mod versions;
 
 pub use admin::{
-    Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, NewTopic,
+    Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupDescription,
+    GroupListing, GroupMember, NewTopic, TransactionDescription, TransactionListing,
 };
 pub use compression::Compression;
 pub use config::ClientConfig;

@@ -1,6 +1,12 @@
-//! Administration: topics here, settings in `configs`.
+//! Administration: topics here, settings in `configs`, consumer groups in `groups`, transactions in
+//! `transactions`.
 
 mod configs;
+mod groups;
+mod transactions;
+
+pub use groups::{GroupDescription, GroupListing, GroupMember};
+pub use transactions::{TransactionDescription, TransactionListing};
 
 pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
 

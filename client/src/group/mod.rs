@@ -19,3 +19,4 @@ pub use offsets::CommittedOffset;
 
 pub(crate) use membership::{ChangeKind, Membership};
 pub(crate) use offsets::Group;
+pub(crate) use subscription::decode_assignment;

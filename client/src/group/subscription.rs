@@ -163,7 +163,7 @@ pub(super) fn encode_assignment<'a>(places: impl IntoIterator<Item = &'a TopicPa
 }
 
 /// The partitions of an assignment; nothing at all means none.
-pub(super) fn decode_assignment(mut bytes: Bytes) -> Option<BTreeSet<TopicPartition>> {
+pub(crate) fn decode_assignment(mut bytes: Bytes) -> Option<BTreeSet<TopicPartition>> {
     if bytes.is_empty() {
         return Some(BTreeSet::new());
     }

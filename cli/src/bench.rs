@@ -1,0 +1,302 @@
+//! `tidelog bench`: writes records as fast as asked for, then reads them back, and sums up.
+
+use crate::output::{self, Target};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use tidelog_client::{
+    Admin, Compression, Consumer, ConsumerConfig, NewTopic, Producer, ProducerConfig, Record,
+    StartPosition,
+};
+use tokio::time::{Instant, sleep_until};
+
+/// One record in so many has its latency measured.
+const SAMPLE_EVERY: u64 = 10;
+const SHOW_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidelog bench --records 1000000 --record-bytes 1024\n  \
+                        tidelog bench --rate 5000 --records 50000 --compression zstd --output json"
+)]
+pub struct Bench {
+    #[command(flatten)]
+    target: Target,
+    /// Written to and read from; without it a topic is made for the run and deleted after it
+    #[arg(long)]
+    topic: Option<String>,
+    /// Of the topic that is made
+    #[arg(long, default_value = "6", value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: i32,
+    /// Of the topic that is made; as the cluster is set to when left out
+    #[arg(long)]
+    replication_factor: Option<i16>,
+    #[arg(long, default_value = "100000", value_parser = clap::value_parser!(u64).range(1..))]
+    records: u64,
+    #[arg(long, default_value = "1024", value_parser = clap::value_parser!(u32).range(1..1_000_000))]
+    record_bytes: u32,
+    /// Records a second; as many as go when left out
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    #[arg(long, default_value = "none")]
+    compression: Compression,
+    /// Milliseconds a batch waits for more records
+    #[arg(long, default_value = "5")]
+    linger_ms: u64,
+    /// Only write
+    #[arg(long)]
+    no_read: bool,
+}
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        output::run(async move {
+            let admin = Admin::new(self.target.client()).await?;
+            let topic = match &self.topic {
+                Some(topic) => topic.clone(),
+                None => self.make_topic(&admin).await?,
+            };
+            let measured = self.measure(&topic).await;
+            if self.topic.is_none() {
+                for (_, deleted) in admin.delete_topics(&[topic]).await? {
+                    deleted?;
+                }
+            }
+            let (written, read) = measured?;
+            self.print(&written, read.as_ref())
+        })
+    }
+
+    async fn make_topic(&self, admin: &Admin) -> Result<String> {
+        let topic = NewTopic {
+            name: format!("tidelog-bench-{}", std::process::id()),
+            partitions: Some(self.partitions),
+            replication_factor: self.replication_factor,
+            ..NewTopic::default()
+        };
+        admin.create_topic(&topic, false).await?;
+        Ok(topic.name)
+    }
+
+    async fn measure(&self, topic: &str) -> Result<(Phase, Option<Phase>)> {
+        let consumer = Consumer::new(self.target.client(), ConsumerConfig::default()).await?;
+        // What is in the topic already is not read.
+        let partitions = consumer.partitions(topic).await?;
+        let ends = partitions
+            .iter()
+            .map(|&p| (topic.to_owned(), p, StartPosition::Latest));
+        let starts = consumer.offsets(ends).await?;
+        let written = self.write(topic).await?;
+        if self.no_read {
+            return Ok((written, None));
+        }
+        let read = self.read(consumer, starts).await?;
+        Ok((written, Some(read)))
+    }
+
+    async fn write(&self, topic: &str) -> Result<Phase> {
+        let config = ProducerConfig::default()
+            .with_compression(self.compression)
+            .with_linger(Duration::from_millis(self.linger_ms));
+        let producer = Producer::new(self.target.client(), config).await?;
+        let topic: std::sync::Arc<str> = topic.into();
+        let mut phase = Phase::begin("written", u64::from(self.record_bytes));
+        let mut sampled = FuturesUnordered::new();
+        let mut noise = 0x9e37_79b9_7f4a_7c15u64;
+        for number in 0..self.records {
+            if let Some(rate) = self.rate {
+                let due = Duration::from_secs_f64(number as f64 / rate as f64);
+                sleep_until(phase.began + due).await;
+            }
+            let began = Instant::now();
+            let record = Record::new(topic.clone(), value(self.record_bytes, &mut noise));
+            let delivery = producer.send(record).await?;
+            if number % SAMPLE_EVERY == 0 {
+                sampled.push(async move { delivery.await.map(|_| began.elapsed()) });
+            }
+            while let Some(Some(latency)) = futures_util::FutureExt::now_or_never(sampled.next()) {
+                phase.latencies.push(latency?);
+            }
+            phase.show(producer.progress().delivered_records, self.records);
+        }
+        producer.flush().await?;
+        phase.end(self.records);
+        while let Some(latency) = sampled.next().await {
+            phase.latencies.push(latency?);
+        }
+        let progress = producer.progress();
+        if let Some(error) = progress.first_error {
+            return Err(error).context("write the records");
+        }
+        Ok(phase)
+    }
+
+    async fn read(&self, mut consumer: Consumer, starts: Vec<(String, i32, i64)>) -> Result<Phase> {
+        let starts = starts
+            .into_iter()
+            .map(|(t, p, at)| (t, p, StartPosition::Offset(at)));
+        consumer.assign(starts).await?;
+        let mut phase = Phase::begin("read", u64::from(self.record_bytes));
+        let mut count = 0;
+        while count < self.records {
+            let fetched = consumer.next().await?;
+            count += fetched.records.len() as u64;
+            phase.show(count, self.records);
+        }
+        phase.end(count);
+        if count > self.records {
+            bail!(
+                "{count} records came back of {}; others write to the topic",
+                self.records
+            );
+        }
+        Ok(phase)
+    }
+
+    fn print(&self, written: &Phase, read: Option<&Phase>) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.target.json() {
+            let line = json!({
+                "records": self.records, "record_bytes": self.record_bytes,
+                "compression": self.compression.to_string(), "rate": self.rate,
+                "write": written.as_json(), "read": read.map(Phase::as_json),
+            });
+            writeln!(out, "{line}")?;
+            return Ok(());
+        }
+        for phase in [Some(written), read].into_iter().flatten() {
+            writeln!(out, "{}", phase.summary())?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that do not compress to nothing: half of them are noise.
+fn value(bytes: u32, noise: &mut u64) -> Vec<u8> {
+    let mut value = vec![b'x'; bytes as usize];
+    for word in value.chunks_exact_mut(16) {
+        *noise ^= *noise << 13;
+        *noise ^= *noise >> 7;
+        *noise ^= *noise << 17;
+        word[..8].copy_from_slice(&noise.to_le_bytes());
+    }
+    value
+}
+
+/// Writing or reading, as a whole.
+struct Phase {
+    what: &'static str,
+    record_bytes: u64,
+    began: Instant,
+    shown: Option<Instant>,
+    records: u64,
+    seconds: f64,
+    latencies: Vec<Duration>,
+}
+
+impl Phase {
+    fn begin(what: &'static str, record_bytes: u64) -> Phase {
+        Phase {
+            what,
+            record_bytes,
+            began: Instant::now(),
+            shown: None,
+            records: 0,
+            seconds: 0.0,
+            latencies: Vec::new(),
+        }
+    }
+
+    /// A line that is written over, for a person who watches.
+    fn show(&mut self, records: u64, of: u64) {
+        let last = self.shown.unwrap_or(self.began);
+        if last.elapsed() < SHOW_EVERY || !std::io::stderr().is_terminal() {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let rate = records as f64 / self.began.elapsed().as_secs_f64();
+        eprint!("\r{}: {records} of {of} records, {rate:.0}/s   ", self.what);
+    }
+
+    fn end(&mut self, records: u64) {
+        self.records = records;
+        self.seconds = self.began.elapsed().as_secs_f64().max(1e-9);
+        if self.shown.is_some() {
+            eprint!("\r{:60}\r", "");
+        }
+        self.latencies.sort_unstable();
+    }
+
+    fn rate(&self) -> f64 {
+        self.records as f64 / self.seconds
+    }
+
+    fn megabytes(&self) -> f64 {
+        self.rate() * self.record_bytes as f64 / 1e6
+    }
+
+    /// Milliseconds, of a part of the samples from 0 to 1.
+    fn latency_ms(&self, part: f64) -> Option<f64> {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        let at = (part * sorted.len() as f64) as usize;
+        let latency = sorted.get(at.min(sorted.len().checked_sub(1)?))?;
+        Some(latency.as_secs_f64() * 1e3)
+    }
+
+    fn summary(&self) -> String {
+        let mut text = format!(
+            "{:<8} {} records in {:.2} s: {:.0} records/s, {:.1} MB/s",
+            self.what,
+            self.records,
+            self.seconds,
+            self.rate(),
+            self.megabytes()
+        );
+        let parts = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+        let latencies =
+            parts.map(|(name, part)| Some(format!("{name} {:.2} ms", self.latency_ms(part)?)));
+        let latencies: Vec<_> = latencies.into_iter().flatten().collect();
+        if !latencies.is_empty() {
+            text.push_str("; acknowledged after ");
+            text.push_str(&latencies.join(", "));
+        }
+        text
+    }
+
+    fn as_json(&self) -> Value {
+        json!({
+            "seconds": self.seconds, "records_per_second": self.rate(),
+            "megabytes_per_second": self.megabytes(),
+            "latency_ms": {
+                "p50": self.latency_ms(0.5), "p99": self.latency_ms(0.99),
+                "p99.9": self.latency_ms(0.999), "max": self.latency_ms(1.0),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_read_off_at_their_part() {
+        let mut phase = Phase::begin("written", 100);
+        assert_eq!(phase.latency_ms(0.5), None);
+        phase.latencies = (1..=100).rev().map(Duration::from_millis).collect();
+        assert_eq!(phase.latency_ms(0.5), Some(51.0));
+        assert_eq!(phase.latency_ms(0.99), Some(100.0));
+        assert_eq!(phase.latency_ms(1.0), Some(100.0));
+    }
+
+    #[test]
+    fn values_have_their_length_and_differ() {
+        let mut noise = 1;
+        assert_ne!(value(100, &mut noise), value(100, &mut noise));
+        assert_eq!(value(7, &mut noise), b"xxxxxxx");
+    }
+}

@@ -1,0 +1,133 @@
+//! `tidelog broker`: the brokers and their settings.
+
+use crate::output::{self, Table, Target, name_value};
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::io::Write;
+use tidelog_client::{Admin, ConfigChange, ConfigResource, ConfigSource};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidelog broker list\n  tidelog broker describe 1 --all\n  \
+                        tidelog broker alter 1 --set message.max.bytes=2097152"
+)]
+pub struct Broker {
+    #[command(flatten)]
+    target: Target,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the brokers of the cluster
+    #[command(after_help = "Example:\n  tidelog broker list --output json")]
+    List,
+    /// Show what a broker is set to
+    #[command(after_help = "Example:\n  tidelog broker describe 1 --all")]
+    Describe {
+        id: i32,
+        /// Also what is left at its default
+        #[arg(long)]
+        all: bool,
+    },
+    /// Change settings of a running broker
+    #[command(after_help = "Example:\n  tidelog broker alter 1 --set message.max.bytes=2097152")]
+    Alter {
+        id: i32,
+        /// Set NAME to VALUE; may be given several times
+        #[arg(long, value_name = "NAME=VALUE", value_parser = name_value)]
+        set: Vec<(String, String)>,
+        /// Back to what it was started with
+        #[arg(long, value_name = "NAME")]
+        delete: Vec<String>,
+        /// Only check whether it could be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+impl Broker {
+    pub fn run(self) -> Result<()> {
+        output::run(async move {
+            let admin = Admin::new(self.target.client()).await?;
+            let json = self.target.json();
+            match self.command {
+                Command::List => list(&admin, json).await,
+                Command::Describe { id, all } => describe(&admin, id, all, json).await,
+                Command::Alter {
+                    id,
+                    set,
+                    delete,
+                    dry_run,
+                } => {
+                    let set = set
+                        .into_iter()
+                        .map(|(name, value)| ConfigChange::Set(name, value));
+                    let delete = delete.into_iter().map(ConfigChange::Delete);
+                    let changes: Vec<_> = set.chain(delete).collect();
+                    if changes.is_empty() {
+                        bail!("nothing to change; give --set or --delete");
+                    }
+                    let resource = ConfigResource::Broker(id);
+                    admin.alter_configs(&resource, &changes, dry_run).await?;
+                    Ok(())
+                }
+            }
+        })
+    }
+}
+
+async fn list(admin: &Admin, json: bool) -> Result<()> {
+    let cluster = admin.describe_cluster().await?;
+    let mut out = std::io::stdout().lock();
+    let mut table = Table::new(["BROKER", "ADDRESS", "RACK", "CONTROLLER"]);
+    for broker in &cluster.brokers {
+        let controller = cluster.controller == Some(broker.id);
+        if json {
+            let line = json!({
+                "broker": broker.id, "address": broker.address(), "rack": broker.rack,
+                "controller": controller,
+            });
+            writeln!(out, "{line}")?;
+        }
+        table.row([
+            broker.id.to_string(),
+            broker.address(),
+            broker.rack.clone().unwrap_or_else(|| "-".to_owned()),
+            if controller { "yes" } else { "-" }.to_owned(),
+        ]);
+    }
+    if !json {
+        table.print(&mut out)?;
+    }
+    Ok(())
+}
+
+async fn describe(admin: &Admin, id: i32, all: bool, json: bool) -> Result<()> {
+    let entries = admin.describe_configs(&ConfigResource::Broker(id)).await?;
+    let shown = entries
+        .iter()
+        .filter(|e| all || e.source != ConfigSource::Default);
+    let mut out = std::io::stdout().lock();
+    let mut table = Table::new(["SETTING", "VALUE", "FROM"]);
+    for entry in shown {
+        if json {
+            let line = json!({
+                "name": entry.name, "value": entry.value, "source": entry.source.to_string(),
+                "read_only": entry.read_only, "sensitive": entry.sensitive,
+            });
+            writeln!(out, "{line}")?;
+        }
+        table.row([
+            entry.name.clone(),
+            entry.value.clone().unwrap_or_else(|| "-".to_owned()),
+            entry.source.to_string(),
+        ]);
+    }
+    if !json {
+        table.print(&mut out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The command line against running brokers: groups, settings of brokers, the bench.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tidelog_client::{Consumer, GroupConfig};
+use tidelog_tests::client_suite::ground::{member, topic, write};
+use tidelog_tests::{Cluster, ClusterOptions, dev};
+
+/// What a command prints that must succeed.
+fn run(bootstrap: &str, args: &[&str]) -> Result<String> {
+    let mut all = args.to_vec();
+    all.extend(["--bootstrap", bootstrap]);
+    let output = dev::run(&all)?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{args:?}: {errors}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn json(bootstrap: &str, args: &[&str]) -> Result<Vec<Value>> {
+    let mut all = args.to_vec();
+    all.extend(["--output", "json"]);
+    let lines = run(bootstrap, &all)?;
+    lines
+        .lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
+}
+
+/// What a command says that must fail.
+fn refused(bootstrap: &str, args: &[&str]) -> Result<String> {
+    let mut all = args.to_vec();
+    all.extend(["--bootstrap", bootstrap]);
+    let output = dev::run(&all)?;
+    ensure!(!output.status.success(), "{args:?} succeeded");
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+async fn one_broker() -> Result<Cluster> {
+    Cluster::start_with(ClusterOptions {
+        brokers: 1,
+        settings: vec![("group.initial.rebalance.delay.ms".into(), "0".into())],
+        ..ClusterOptions::default()
+    })
+    .await
+}
+
+async fn reader(bootstrap: &str, topic: &str) -> Result<Consumer> {
+    let group = GroupConfig::new("billing").with_auto_commit(None);
+    let mut reader = member(bootstrap, group).await?;
+    reader.subscribe([topic]).await?;
+    Ok(reader)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_are_listed_described_reset_and_deleted() -> Result<()> {
+    let cluster = one_broker().await?;
+    let bootstrap = cluster.bootstrap();
+    let topic = topic(&bootstrap, "orders", 1).await?;
+    write(&bootstrap, &topic, 1, 0..10).await?;
+    let mut consumer = reader(&bootstrap, &topic).await?;
+    for _ in 0..4 {
+        consumer.next_record().await?;
+    }
+    consumer.commit().await?;
+
+    let listed = json(&bootstrap, &["group", "list"])?;
+    ensure!(
+        listed.len() == 1 && listed[0]["group"] == "billing",
+        "{listed:?}"
+    );
+    let described = json(&bootstrap, &["group", "describe", "billing"])?;
+    let described = described.first().context("nothing described")?;
+    ensure!(
+        described["state"] == "Stable" && described["lag"] == 6,
+        "{described}"
+    );
+    let partition = &described["partitions"][0];
+    ensure!(
+        partition["committed"] == 4 && partition["end"] == 10,
+        "{described}"
+    );
+    ensure!(
+        partition["member"] == described["members"][0]["member"],
+        "{described}"
+    );
+
+    let reset = [
+        "group",
+        "reset-offsets",
+        "billing",
+        "--topic",
+        &topic,
+        "--to",
+        "-3",
+    ];
+    let execute = [&reset[..], &["--execute"]].concat();
+    let error = refused(&bootstrap, &execute)?;
+    ensure!(error.contains("has members"), "{error}");
+    let error = refused(&bootstrap, &["group", "delete", "billing"])?;
+    ensure!(error.contains("has members"), "{error}");
+    consumer.close().await?;
+
+    let shown = run(&bootstrap, &reset)?;
+    ensure!(shown.contains("nothing is changed yet"), "{shown}");
+    let committed = || json(&bootstrap, &["group", "describe", "billing"]);
+    ensure!(committed()?[0]["partitions"][0]["committed"] == 4);
+    let done = json(&bootstrap, &execute)?;
+    ensure!(
+        done[0]["from"] == 4 && done[0]["to"] == 1 && done[0]["executed"] == true,
+        "{done:?}"
+    );
+    let mut consumer = reader(&bootstrap, &topic).await?;
+    ensure!(consumer.next_record().await?.offset == 1);
+    consumer.close().await?;
+    for (to, expected) in [("latest", 10), ("earliest", 0), ("+99", 10), ("1h", 0)] {
+        let all = [
+            "group",
+            "reset-offsets",
+            "billing",
+            "--all-topics",
+            "--to",
+            to,
+            "--execute",
+        ];
+        ensure!(json(&bootstrap, &all)?[0]["to"] == expected, "{to}");
+    }
+
+    run(&bootstrap, &["group", "delete", "billing"])?;
+    ensure!(json(&bootstrap, &["group", "list"])?.is_empty());
+    let error = refused(&bootstrap, &["group", "describe", "billing"])?;
+    ensure!(error.contains("does not exist"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_are_shown_and_the_bench_sums_up() -> Result<()> {
+    let cluster = one_broker().await?;
+    let bootstrap = cluster.bootstrap();
+    let brokers = json(&bootstrap, &["broker", "list"])?;
+    ensure!(
+        brokers.len() == 1 && brokers[0]["controller"] == true,
+        "{brokers:?}"
+    );
+    let settings = json(&bootstrap, &["broker", "describe", "1"])?;
+    ensure!(!settings.is_empty(), "a broker without settings");
+    let bench = [
+        "bench",
+        "--records",
+        "2000",
+        "--record-bytes",
+        "100",
+        "--partitions",
+        "2",
+    ];
+    let sum = json(&bootstrap, &bench)?;
+    let sum = sum.first().context("no summary")?;
+    ensure!(
+        sum["records"] == 2000 && sum["write"]["latency_ms"]["p50"].is_f64(),
+        "{sum}"
+    );
+    ensure!(
+        sum["read"]["records_per_second"].as_f64() > Some(0.0),
+        "{sum}"
+    );
+    let topics = run(&bootstrap, &["topic", "list"])?;
+    ensure!(!topics.contains("bench"), "left behind: {topics}");
+    Ok(())
+}
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() -> Result<()> {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = dev::run(&["completion", shell])?;
+        let script = String::from_utf8(script.stdout)?;
+        ensure!(script.contains("reset-offsets"), "{shell}");
+    }
+    let folder = TempDir::new()?;
+    let path = folder.path().to_str().context("a path")?;
+    ensure!(dev::run(&["man", path])?.status.success());
+    let page = std::fs::read_to_string(folder.path().join("tidelog-group-reset-offsets.1"))?;
+    ensure!(page.contains("execute"));
+    Ok(())
+}
