@@ -12,6 +12,7 @@ mod compression;
 mod config;
 mod connection;
 mod consumer;
+mod dead_letters;
 mod error;
 mod error_code;
 mod group;
@@ -23,6 +24,7 @@ mod record;
 mod retry;
 mod security;
 mod topic_partition;
+mod trace;
 mod versions;
 
 pub use admin::{
@@ -35,6 +37,7 @@ pub use consumer::{
     Committer, Consumer, ConsumerConfig, Fetched, GroupConfig, GroupProtocol, Isolation,
     OffsetReset, RebalanceHook,
 };
+pub use dead_letters::{DeadLetters, Handled};
 pub use error::{Error, ErrorCode, Result};
 pub use group::{Assignor, CommittedOffset};
 pub use metadata::{BrokerInfo, PartitionInfo, TopicInfo};
@@ -49,3 +52,4 @@ pub use retry::{Pauses, RetryPolicy};
 pub use security::TlsConfig;
 pub use security::{Sasl, ScramHash};
 pub use topic_partition::TopicPartition;
+pub use trace::{NotATraceparent, TraceContext};

@@ -266,7 +266,8 @@ impl Consumer {
         if let Some(id) = self.last.take()
             && let Some(partition) = self.fetcher.by_id(id)
         {
-            partition.settled = partition.position;
+            // None after a seek: then what was dealt with before stays as it is.
+            partition.settled = partition.position.or(partition.settled);
         }
         if let Some(member) = &mut self.member {
             member.commit_if_due(&mut self.fetcher);

@@ -54,6 +54,8 @@ pub struct ProducerConfig {
     pub delivery_timeout: Duration,
     /// Lets the broker create topics that do not exist, if it is set to (`auto.create.topics.enable`).
     pub create_topics: bool,
+    /// Gives records the `traceparent` of the [`TraceContext`](crate::TraceContext) they are sent in.
+    pub trace: bool,
     /// Makes the producer transactional: it sends within a [`Transaction`](crate::Transaction), and
     /// takes over from an earlier producer with the same id.
     pub transactional_id: Option<String>,
@@ -75,6 +77,7 @@ impl Default for ProducerConfig {
             in_flight_max: 5,
             delivery_timeout: Duration::from_secs(120),
             create_topics: true,
+            trace: true,
             transactional_id: None,
             transaction_timeout: Duration::from_secs(60),
         }
@@ -143,6 +146,13 @@ impl ProducerConfig {
     #[must_use]
     pub fn with_create_topics(mut self, create: bool) -> ProducerConfig {
         self.create_topics = create;
+        self
+    }
+
+    /// Sets [`ProducerConfig::trace`].
+    #[must_use]
+    pub fn with_trace(mut self, trace: bool) -> ProducerConfig {
+        self.trace = trace;
         self
     }
 

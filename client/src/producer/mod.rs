@@ -19,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::config::ClientConfig;
 use crate::error::{Error, Result};
 use crate::record::Record;
+use crate::trace::TraceContext;
 use accumulator::{Accumulator, Outcome};
 use sender::Sender;
 use std::future::Future;
@@ -75,6 +76,7 @@ struct Inner {
     cluster: Cluster,
     accumulator: Arc<Accumulator>,
     create_topics: bool,
+    trace: bool,
     transactional: Option<Arc<Transactional>>,
     task: JoinHandle<()>,
 }
@@ -95,7 +97,7 @@ impl Producer {
     pub async fn new(client: ClientConfig, config: ProducerConfig) -> Result<Producer> {
         config.check()?;
         let cluster = Cluster::connect(client).await?;
-        let create_topics = config.create_topics;
+        let (create_topics, trace) = (config.create_topics, config.trace);
         let transactional = match &config.transactional_id {
             Some(id) => {
                 let timeout = config.transaction_timeout;
@@ -116,6 +118,7 @@ impl Producer {
                 cluster,
                 accumulator,
                 create_topics,
+                trace,
                 transactional,
                 task: tokio::spawn(sender.run()),
             }),
@@ -178,7 +181,10 @@ impl Inner {
         })
     }
 
-    async fn send(&self, record: Record) -> Result<Delivery> {
+    async fn send(&self, mut record: Record) -> Result<Delivery> {
+        if self.trace {
+            TraceContext::attach(&mut record);
+        }
         let bytes = size_bound(&record);
         let limit = self.accumulator.buffer_bytes();
         if bytes > limit {

@@ -210,13 +210,16 @@ pub async fn topics_are_administered(bootstrap: &str) -> Result<()> {
     let change = [ConfigChange::Set("retention.ms".into(), "123456".into())];
     admin.alter_configs(&resource, &change, false).await?;
     // News of it takes a moment to reach the broker that is asked.
-    crate::wait::until("the setting", Duration::from_secs(10), async || {
+    let began = std::time::Instant::now();
+    loop {
         let configs = admin.describe_configs(&resource).await?;
         let retention = configs.iter().find(|c| c.name == "retention.ms");
-        let changed = retention.and_then(|c| c.value.as_deref()) == Some("123456");
-        Ok(changed.then_some(()))
-    })
-    .await?;
+        if retention.and_then(|c| c.value.as_deref()) == Some("123456") {
+            break;
+        }
+        ensure!(began.elapsed() < Duration::from_secs(10), "{retention:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     write(bootstrap, &name, 3, 0..9).await?;
     let places = (0..3).map(|p| (name.clone(), p, StartPosition::Latest));
     let ends = admin.offsets(places).await?;

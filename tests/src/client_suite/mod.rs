@@ -5,9 +5,11 @@
 //! - [`groups`]: consumer groups in both protocols.
 //! - [`transactions`]: transactions and reading committed records.
 //! - [`security`]: TLS and SASL.
+//! - [`examples`]: the client's examples.
 //! - [`ground`]: topics and records to check with.
 
 pub mod core;
+pub mod examples;
 pub mod ground;
 pub mod groups;
 pub mod security;
@@ -86,6 +88,19 @@ checks! {
         a_newer_producer_fences_the_older,
         reading_and_writing_is_exactly_once,
         an_open_transaction_hides_what_follows,
+    }
+    "groups": examples {
+        example_produce_and_consume,
+        example_group,
+        example_outbox,
+        example_request_reply,
+        example_event_sourcing,
+        example_retry_dlq,
+        example_admin,
+    }
+    "transactions": examples {
+        example_exactly_once,
+        example_saga,
     }
     "security": security {
         every_sasl_mechanism_is_taken,
