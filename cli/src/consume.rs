@@ -302,7 +302,7 @@ fn as_json(record: &ConsumerRecord) -> Value {
     Value::Object(object)
 }
 
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&Bytes>) {
+pub fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&Bytes>) {
     match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
         None => object.insert(name.to_owned(), Value::Null),
         Some(Ok(text)) => object.insert(name.to_owned(), json!(text)),

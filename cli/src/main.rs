@@ -8,6 +8,7 @@ mod config;
 mod consume;
 mod dev;
 mod group;
+mod log;
 mod output;
 mod produce;
 mod start;
@@ -46,6 +47,8 @@ enum Command {
     Consume(consume::Consume),
     /// Look at consumer groups, and set or delete their offsets
     Group(group::Group),
+    /// Look at the files of a broker that need not run, and verify them
+    Log(log::Log),
     /// Look at brokers, and change their settings while they run
     Broker(broker::Broker),
     /// Measure how fast records are written and read
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Produce(produce) => produce.run(),
         Command::Consume(consume) => consume.run(),
         Command::Group(group) => group.run(),
+        Command::Log(log) => log.run(),
         Command::Broker(broker) => broker.run(),
         Command::Bench(bench) => bench.run(),
         Command::Completion(completion) => completion.run(Cli::command()),

@@ -71,7 +71,7 @@ pub fn run(command: impl Future<Output = Result<()>>) -> Result<()> {
     }
 }
 
-fn is_closed_pipe(error: &Error) -> bool {
+pub fn is_closed_pipe(error: &Error) -> bool {
     let mut causes = error.chain().filter_map(|c| c.downcast_ref::<io::Error>());
     causes.any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -33,3 +33,4 @@ pub use ids::BrokerId;
 pub use node::{LeaderInfo, MetadataMachine, Node, NodeConfig, NodeMetrics, PeerAddress};
 pub use partition::{Appended, Partition, PartitionSpec, Proposal, Role};
 pub use tidelog_storage::ids::GroupId;
+pub use types::entry_kind_name;

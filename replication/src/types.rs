@@ -117,6 +117,24 @@ const KIND_PRODUCE_VERIFIED: u8 = 6;
 const KIND_MARKER: u8 = 7;
 const KIND_MARKER_BUMPED: u8 = 8;
 const KIND_EXPIRE_PRODUCERS: u8 = 9;
+/// What an entry in the journal is, for people.
+#[must_use]
+pub fn entry_kind_name(kind: u8) -> &'static str {
+    match kind {
+        KIND_BLANK => "blank",
+        KIND_MEMBERSHIP => "membership",
+        KIND_PRODUCE => "produce",
+        KIND_LOG_START => "log-start",
+        KIND_METADATA => "metadata",
+        KIND_PRODUCE_FENCED => "produce-fenced",
+        KIND_PRODUCE_VERIFIED => "produce-verified",
+        KIND_MARKER => "marker",
+        KIND_MARKER_BUMPED => "marker-bumped",
+        KIND_EXPIRE_PRODUCERS => "expire-producers",
+        _ => "unknown",
+    }
+}
+
 /// In front of a verified batch whose producer has no marker.
 const NO_MARKER: i64 = -1;
 

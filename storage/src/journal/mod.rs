@@ -10,6 +10,7 @@
 
 mod files;
 mod format;
+pub mod inspect;
 mod metrics;
 mod recovery;
 mod writer;

@@ -91,8 +91,26 @@ pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StorageError> {
     Ok(files)
 }
 
-/// Replays all files of `dir`.
+/// Replays all files of `dir`, and cuts what was not finished.
 pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
+    let (recovered, mut position, unfinished) = replay(dir)?;
+    for torn in &unfinished {
+        tracing::info!(
+            "journal ends with an unfinished batch in {} at byte {}: cut",
+            torn.file.display(),
+            torn.position
+        );
+        wipe(torn)?;
+        if torn.position == 0 {
+            position.files.retain(|(_, path)| *path != torn.file);
+        }
+    }
+    Ok((recovered, position))
+}
+
+/// Reads all files of `dir` without touching them. The last value tells where unfinished batches
+/// stand that a start will cut; none when there is damage.
+pub fn replay(dir: &Path) -> Result<(Recovered, Position, Vec<JournalDamage>), StorageError> {
     let files = list(dir)?;
     let mut replay = Replay::default();
     let mut position = Position {
@@ -130,27 +148,15 @@ pub fn recover(dir: &Path) -> Result<(Recovered, Position), StorageError> {
         position.files.push((sequence, path));
     }
     replay.end();
-    if replay.damage.is_none() {
-        for torn in &broken {
-            tracing::info!(
-                "journal ends with an unfinished batch in {} at byte {}: cut",
-                torn.file.display(),
-                torn.position
-            );
-            wipe(torn)?;
-            if torn.position == 0 {
-                position.files.retain(|(_, path)| *path != torn.file);
-            }
-        }
-    }
     position.next_batch = replay.last_batch + RESTART_GAP;
-    Ok((
-        Recovered {
-            groups: replay.groups,
-            damage: replay.damage,
-        },
-        position,
-    ))
+    if replay.damage.is_some() {
+        broken.clear();
+    }
+    let recovered = Recovered {
+        groups: replay.groups,
+        damage: replay.damage,
+    };
+    Ok((recovered, position, broken))
 }
 
 /// Removes the header of an unfinished batch, so that it is not taken for damage once later files
@@ -263,7 +269,12 @@ fn last_batch_missing(last: u64, next: u64) -> bool {
 
 /// The batch at `at`, when it belongs to the file with `key`, is newer than `last` and its payload is
 /// whole.
-fn valid_batch(bytes: &[u8], at: usize, key: Option<u64>, last: u64) -> Option<(BatchHead, &[u8])> {
+pub(super) fn valid_batch(
+    bytes: &[u8],
+    at: usize,
+    key: Option<u64>,
+    last: u64,
+) -> Option<(BatchHead, &[u8])> {
     let head = BatchHead::parse(bytes.get(at..)?)?;
     if key.is_some_and(|key| key != head.key) || head.batch <= last {
         return None;

@@ -12,8 +12,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-const OFFSET_ENTRY_BYTES: usize = 8;
-const TIME_ENTRY_BYTES: usize = 12;
+pub(super) const OFFSET_ENTRY_BYTES: usize = 8;
+pub(super) const TIME_ENTRY_BYTES: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetEntry {
@@ -248,11 +248,11 @@ impl SegmentIndex {
     }
 }
 
-fn be_u32(bytes: &[u8]) -> u32 {
+pub(super) fn be_u32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b))
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, StorageError> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, StorageError> {
     match std::fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|e| StorageError::io(path, e)),

@@ -16,6 +16,7 @@ mod epochs;
 mod files;
 mod flush;
 mod index;
+pub mod inspect;
 mod lookup;
 mod mend;
 mod producers;

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk_full;
+mod inspect;
 mod model;
 mod recycling;
 
