@@ -54,7 +54,7 @@ pub struct Bench {
 impl Bench {
     pub fn run(self) -> Result<()> {
         output::run(async move {
-            let admin = Admin::new(self.target.client()).await?;
+            let admin = Admin::new(self.target.client()?).await?;
             let topic = match &self.topic {
                 Some(topic) => topic.clone(),
                 None => self.make_topic(&admin).await?,
@@ -82,7 +82,7 @@ impl Bench {
     }
 
     async fn measure(&self, topic: &str) -> Result<(Phase, Option<Phase>)> {
-        let consumer = Consumer::new(self.target.client(), ConsumerConfig::default()).await?;
+        let consumer = Consumer::new(self.target.client()?, ConsumerConfig::default()).await?;
         // What is in the topic already is not read.
         let partitions = consumer.partitions(topic).await?;
         let ends = partitions
@@ -101,7 +101,7 @@ impl Bench {
         let config = ProducerConfig::default()
             .with_compression(self.compression)
             .with_linger(Duration::from_millis(self.linger_ms));
-        let producer = Producer::new(self.target.client(), config).await?;
+        let producer = Producer::new(self.target.client()?, config).await?;
         let topic: std::sync::Arc<str> = topic.into();
         let mut phase = Phase::begin("written", u64::from(self.record_bytes));
         let mut sampled = FuturesUnordered::new();

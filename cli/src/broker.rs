@@ -51,7 +51,7 @@ enum Command {
 impl Broker {
     pub fn run(self) -> Result<()> {
         output::run(async move {
-            let admin = Admin::new(self.target.client()).await?;
+            let admin = Admin::new(self.target.client()?).await?;
             let json = self.target.json();
             match self.command {
                 Command::List => list(&admin, json).await,
@@ -72,6 +72,13 @@ impl Broker {
                     }
                     let resource = ConfigResource::Broker(id);
                     admin.alter_configs(&resource, &changes, dry_run).await?;
+                    let done = if dry_run { "could alter" } else { "altered" };
+                    let mut out = std::io::stdout().lock();
+                    if json {
+                        writeln!(out, "{}", json!({"broker": id, "done": done}))?;
+                    } else {
+                        writeln!(out, "{done} broker {id}")?;
+                    }
                     Ok(())
                 }
             }

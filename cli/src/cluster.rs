@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tidelog_client::{Admin, ClusterInfo, PartitionInfo, TopicInfo};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidelog cluster status")]
 pub struct Cluster {
     #[command(flatten)]
     target: Target,
@@ -19,6 +20,7 @@ pub struct Cluster {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show brokers, what each leads, and which replicas are behind
+    #[command(after_help = "Example:\n  tidelog cluster status --profile prod --output json")]
     Status,
 }
 
@@ -26,7 +28,7 @@ impl Cluster {
     pub fn run(self) -> Result<()> {
         let Command::Status = self.command;
         output::run(async move {
-            let admin = Admin::new(self.target.client()).await?;
+            let admin = Admin::new(self.target.client()?).await?;
             let cluster = admin.describe_cluster().await?;
             let topics = admin.list_topics().await?;
             let status = Status::new(&cluster, &topics);

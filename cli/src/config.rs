@@ -9,6 +9,9 @@ use tidelog_broker::config::BrokerConfig;
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Print each effective setting and where it came from
+    #[command(
+        after_help = "Example:\n  tidelog config show --config broker.toml --set broker.id=1"
+    )]
     Show(Show),
 }
 

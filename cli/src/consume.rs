@@ -124,7 +124,7 @@ impl Consume {
 
     async fn read(&self) -> Result<()> {
         let config = ConsumerConfig::default().with_offset_reset(OffsetReset::Fail);
-        let mut consumer = Consumer::new(self.target.client(), config).await?;
+        let mut consumer = Consumer::new(self.target.client()?, config).await?;
         let partitions = if self.partition.is_empty() {
             consumer.partitions(&self.topic).await?
         } else {

@@ -24,6 +24,9 @@ const PEER_PORT_OFFSET: u16 = 100;
 const HTTP_PORT_OFFSET: u16 = 200;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidelog dev\n  tidelog dev --brokers 1 --base-port 19092 --data /tmp/try"
+)]
 pub struct Dev {
     /// How many brokers
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=99))]

@@ -138,7 +138,7 @@ const DEAD: &str = "Dead";
 impl Group {
     pub fn run(self) -> Result<()> {
         output::run(async move {
-            let admin = Admin::new(self.target.client()).await?;
+            let admin = Admin::new(self.target.client()?).await?;
             let json = self.target.json();
             match self.command {
                 Command::List => list(&admin, json).await,

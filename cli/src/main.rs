@@ -11,6 +11,7 @@ mod group;
 mod log;
 mod output;
 mod produce;
+mod profile;
 mod start;
 mod topic;
 mod txn;
@@ -37,7 +38,10 @@ enum Command {
     /// Run a whole cluster on this machine, one process per broker
     Dev(dev::Dev),
     /// Look at settings
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  tidelog config show --config broker.toml"
+    )]
     Config(config::Config),
     /// Create, list, describe, alter and delete topics
     Topic(topic::Topic),
@@ -86,5 +90,34 @@ fn main() -> ExitCode {
             eprintln!("tidelog: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands_without_example(command: &clap::Command, path: &str, missing: &mut Vec<String>) {
+        let shown = command.get_after_help().map(ToString::to_string);
+        if !shown.is_some_and(|help| help.starts_with("Example") && help.contains("tidelog ")) {
+            missing.push(path.to_owned());
+        }
+        for inner in command.get_subcommands() {
+            commands_without_example(inner, &format!("{path} {}", inner.get_name()), missing);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        let mut missing = Vec::new();
+        for command in Cli::command().get_subcommands() {
+            commands_without_example(command, command.get_name(), &mut missing);
+        }
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_definitions_of_the_commands_agree() {
+        Cli::command().debug_assert();
     }
 }

@@ -8,19 +8,20 @@ use std::io::{self, Write};
 use std::time::Duration;
 use tidelog_client::ClientConfig;
 
+/// Where `tidelog dev` starts a cluster.
+const BOOTSTRAP: &str = "127.0.0.1:9092";
+
 /// Which cluster, and how to print what it says.
 #[derive(Debug, Clone, Args)]
 pub struct Target {
-    /// Brokers to start from, as HOST:PORT[,HOST:PORT...]
-    #[arg(
-        long,
-        global = true,
-        env = "TIDELOG_BOOTSTRAP",
-        default_value = "127.0.0.1:9092",
-        value_name = "ADDRESSES",
-        value_parser = addresses
-    )]
-    bootstrap: String,
+    /// Brokers to start from, as HOST:PORT[,HOST:PORT...]; without it the profile's, else those of
+    /// TIDELOG_BOOTSTRAP, else 127.0.0.1:9092
+    #[arg(long, global = true, value_name = "ADDRESSES", value_parser = addresses)]
+    bootstrap: Option<String>,
+    /// A cluster by its name in the file of profiles, with its addresses, TLS and SASL; without it
+    /// that of TIDELOG_PROFILE. The file is TIDELOG_PROFILES or ~/.config/tidelog/profiles.toml
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
     /// How to print
     #[arg(long, global = true, value_enum, default_value = "text")]
     output: Output,
@@ -42,11 +43,36 @@ fn addresses(text: &str) -> Result<String, String> {
 }
 
 impl Target {
-    pub fn client(&self) -> ClientConfig {
+    /// How to reach the cluster.
+    ///
+    /// # Errors
+    /// When the profile or the addresses cannot be used.
+    pub fn client(&self) -> Result<ClientConfig> {
+        let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let from_environment = var("TIDELOG_BOOTSTRAP");
+        let name = self.profile.clone().or_else(|| var("TIDELOG_PROFILE"));
+        // Addresses without a profile mean a cluster that the default profile does not describe.
+        let addressed = self.bootstrap.is_some() || from_environment.is_some();
+        let profile = if name.is_none() && addressed {
+            None
+        } else {
+            crate::profile::load(name.as_deref())?
+        };
+        let profile = profile.unwrap_or_default();
+        let of_profile = profile.bootstrap.clone();
+        let chosen = if self.profile.is_some() {
+            of_profile.or(from_environment)
+        } else {
+            from_environment.or(of_profile)
+        };
+        let bootstrap = self.bootstrap.clone().or(chosen);
+        let bootstrap = bootstrap.unwrap_or_else(|| BOOTSTRAP.to_owned());
         // A misspelled name is told soon; news of a new topic takes milliseconds.
-        ClientConfig::new(&self.bootstrap)
+        let client = ClientConfig::new(&bootstrap)
             .with_client_id("tidelog-cli")
-            .with_unknown_topic_timeout(Duration::from_secs(1))
+            .with_unknown_topic_timeout(Duration::from_secs(1));
+        client.check()?;
+        profile.secure(client)
     }
 
     pub fn json(&self) -> bool {

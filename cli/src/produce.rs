@@ -87,7 +87,7 @@ impl Produce {
             .with_acks(acks)
             .with_idempotent(idempotent)
             .with_compression(self.compression);
-        let producer = Producer::new(self.target.client(), config).await?;
+        let producer = Producer::new(self.target.client()?, config).await?;
         let (blocks, mut read) = mpsc::channel(BLOCKS_AHEAD);
         let reader = tokio::task::spawn_blocking(move || read_blocks(input, &blocks));
         let mut lines = Lines::new(&self);

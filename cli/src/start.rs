@@ -30,6 +30,7 @@ impl Settings {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidelog start --config /etc/tidelog/broker.toml")]
 pub struct Start {
     #[command(flatten)]
     settings: Settings,

@@ -12,6 +12,9 @@ use tidelog_client::{
 };
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tidelog topic create orders --partitions 6\n  tidelog topic list"
+)]
 pub struct Topic {
     #[command(flatten)]
     target: Target,
@@ -26,8 +29,10 @@ enum Command {
                             --config retention.ms=86400000")]
     Create(Create),
     /// List topics
+    #[command(after_help = "Example:\n  tidelog topic list --output json")]
     List(List),
     /// Show topics with their partitions and settings
+    #[command(after_help = "Example:\n  tidelog topic describe orders --all-configs")]
     Describe(Describe),
     /// Change a topic's settings, or give it more partitions
     #[command(
@@ -36,6 +41,7 @@ enum Command {
     )]
     Alter(Alter),
     /// Delete topics with all their records
+    #[command(after_help = "Example:\n  tidelog topic delete orders")]
     Delete(Delete),
 }
 
@@ -95,7 +101,7 @@ struct Delete {
 impl Topic {
     pub fn run(self) -> Result<()> {
         output::run(async move {
-            let admin = Admin::new(self.target.client()).await?;
+            let admin = Admin::new(self.target.client()?).await?;
             let json = self.target.json();
             match self.command {
                 Command::Create(create) => create.run(&admin, json).await,

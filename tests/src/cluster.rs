@@ -208,7 +208,7 @@ fn free_port() -> Result<u16> {
 
 /// The broker's binary: beside this test's own, of the same profile. `cargo test --workspace` builds
 /// it; a test of this crate alone may be the first to want it.
-pub(crate) fn binary() -> Result<&'static Path> {
+pub fn binary() -> Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = BINARY.get_or_init(|| {
         if let Some(path) = std::env::var_os("TIDELOG_BIN") {

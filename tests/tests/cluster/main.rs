@@ -19,6 +19,7 @@ mod produce_consume;
 mod protocol;
 mod restart;
 mod retention;
+mod tour;
 mod transactions;
 
 use std::time::Duration;
