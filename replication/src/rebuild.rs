@@ -31,6 +31,8 @@ use tokio::sync::watch;
 const MARKER: &str = "journal.rebuild";
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How long a leader that has proven itself may take to send something.
+const ASK_LEADER_AGAIN: Duration = Duration::from_secs(1);
 /// How often a rebuild that does not get on says why.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -210,25 +212,45 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
         return;
     }
     group.guard.catch_up(term);
-    // A leader without traffic is silent until it is asked; only it can answer.
-    let barrier = 'asking: loop {
-        for other in &others {
-            let request = Body::Barrier(wire::Barrier {});
-            match ask(shared, group, *other, request).await {
-                Ok(Body::BarrierReply(reply)) => break 'asking reply.index,
-                Ok(_) => {}
-                Err(reason) => report(&mut reported, group, &reason),
-            }
+    let barrier = loop {
+        match ask_leader(shared, group, &others).await {
+            Ok(index) => break index,
+            Err(reason) => report(&mut reported, group, &reason),
         }
         tokio::time::sleep(ASK_AGAIN).await;
     };
+    let mut asked = Instant::now();
     while group.machine.applied_index() < barrier {
         report(&mut reported, group, "copying what the leader has");
         tokio::time::sleep(ASK_AGAIN).await;
+        if asked.elapsed() >= ASK_LEADER_AGAIN {
+            // The heartbeat that tells the leader what is missing here may have been lost: it goes
+            // out again with the next proof.
+            let _ = ask_leader(shared, group, &others).await;
+            asked = Instant::now();
+        }
     }
     group.guard.end();
     tracing::info!(group = group.id.0, "rebuilt from the other replicas");
     shared.unsettle();
+}
+
+/// Where the leader's log ends. A leader without traffic is silent until it is asked, and only it
+/// can answer: it proves by heartbeats that it leads.
+async fn ask_leader(
+    shared: &NodeShared,
+    group: &Group,
+    others: &[BrokerId],
+) -> Result<u64, String> {
+    let mut told = "no other replica is known".to_owned();
+    for other in others {
+        match ask(shared, group, *other, Body::Barrier(wire::Barrier {})).await {
+            Ok(Body::BarrierReply(reply)) => return Ok(reply.index),
+            Ok(_) => {}
+            Err(reason) => told = reason,
+        }
+    }
+    Err(told)
 }
 
 async fn ask(
