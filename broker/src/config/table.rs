@@ -557,16 +557,16 @@ pub const BROKER: &[Setting] = &[
         "partitions of __transaction_state when it is created: transactional ids are spread over them",
     ),
     fixed(
-        "transactional.id.expiration.ms",
-        POSITIVE,
-        "604800000",
-        "a transactional id without a transaction for this long is forgotten",
-    ),
-    fixed(
         "transaction.state.log.segment.bytes",
         Kind::Int(1048576, i32::MAX as i64),
         "104857600",
         "segment size of __transaction_state when it is created: a full segment is compacted",
+    ),
+    fixed(
+        "transactional.id.expiration.ms",
+        POSITIVE,
+        "604800000",
+        "a transactional id without a transaction for this long is forgotten",
     ),
     fixed(
         "unclean.leader.election.enable",
