@@ -196,9 +196,11 @@ def kill_broker(broker):
 
 def restart_broker(broker, started):
     binary, command, cwd = started
+    # It has to outlive this program.
+    kept = [word for word in command[1:] if word != "--stop-with-parent"]
     log = open(data.parent / f"restarted-{broker}.log", "ab")
     again = subprocess.Popen(
-        [binary, *command[1:]], cwd=cwd, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        [binary, *kept], cwd=cwd, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
     with open(restarted, "a", encoding="utf-8") as file:
         file.write(f"{again.pid}\n")
     # Back when it is one of the living again.
