@@ -551,6 +551,12 @@ pub const BROKER: &[Setting] = &[
         "longest transaction timeout a producer may ask for",
     ),
     fixed(
+        "transaction.partition.verification.enable",
+        Kind::Bool,
+        "true",
+        "a client of before transaction version 2 begins a transaction in a partition only if the coordinator knows of it; false lets hanging transactions in",
+    ),
+    fixed(
         "transaction.state.log.num.partitions",
         Kind::Int(1, 10_000),
         "16",

@@ -68,7 +68,11 @@ pub fn start(context: &RequestContext, head: Head, request: ProduceRequest) -> A
     let acks = request.acks;
     let timeout = Duration::from_millis(request.timeout_ms.max(1) as u64);
     let transactional_id = request.transactional_id.as_ref().map(|id| id.to_string());
-    let mut question = transactional_id.map(|id| Question::new(id, head.version, timeout));
+    let verifies = broker
+        .config
+        .flag("transaction.partition.verification.enable");
+    let mut question =
+        transactional_id.map(|id| Question::new(id, head.version, timeout, verifies));
     let topics: Vec<ProposedTopic> = request
         .topic_data
         .into_iter()

@@ -58,6 +58,8 @@ pub struct Question {
     pub transactional_id: String,
     pub version: i16,
     pub timeout: Duration,
+    /// `transaction.partition.verification.enable`
+    verifies: bool,
     asked: Vec<Asked>,
 }
 
@@ -68,11 +70,17 @@ struct Asked {
 }
 
 impl Question {
-    pub fn new(transactional_id: String, version: i16, timeout: Duration) -> Question {
+    pub fn new(
+        transactional_id: String,
+        version: i16,
+        timeout: Duration,
+        verifies: bool,
+    ) -> Question {
         Question {
             transactional_id,
             version,
             timeout: timeout.min(WAIT_MAX),
+            verifies,
             asked: Vec::new(),
         }
     }
@@ -106,9 +114,12 @@ impl Verifier {
                 Ok(Admitted::Proposed(partition.propose(batch)))
             }
             TxnStanding::Unverified { last_marker } => {
-                let confirmed = entries
-                    .get(&key)
-                    .is_some_and(|e| (e.epoch, e.last_marker) == (epoch, last_marker));
+                // Those that add implicitly are asked about in any case: it is how they are added.
+                let trusted = !question.verifies && question.version < ADDS_IMPLICITLY;
+                let confirmed = trusted
+                    || entries
+                        .get(&key)
+                        .is_some_and(|e| (e.epoch, e.last_marker) == (epoch, last_marker));
                 if confirmed {
                     let proposal = partition.propose_verified(batch, last_marker);
                     return Ok(Admitted::Proposed(proposal));
