@@ -32,6 +32,9 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Show the replicas on a broker's disk, and the bytes they take
+    #[command(after_help = "Example:\n  tidelog broker disk 1")]
+    Disk { id: i32 },
     /// Change settings of a running broker
     #[command(after_help = "Example:\n  tidelog broker alter 1 --set message.max.bytes=2097152")]
     Alter {
@@ -56,6 +59,7 @@ impl Broker {
             match self.command {
                 Command::List => list(&admin, json).await,
                 Command::Describe { id, all } => describe(&admin, id, all, json).await,
+                Command::Disk { id } => disk(&admin, id, json).await,
                 Command::Alter {
                     id,
                     set,
@@ -104,6 +108,34 @@ async fn list(admin: &Admin, json: bool) -> Result<()> {
             broker.address(),
             broker.rack.clone().unwrap_or_else(|| "-".to_owned()),
             if controller { "yes" } else { "-" }.to_owned(),
+        ]);
+    }
+    if !json {
+        table.print(&mut out)?;
+    }
+    Ok(())
+}
+
+async fn disk(admin: &Admin, id: i32, json: bool) -> Result<()> {
+    let replicas = admin.describe_log_dirs(id).await?;
+    let mut out = std::io::stdout().lock();
+    let mut table = Table::new(["TOPIC", "PARTITION", "BYTES", "BEHIND", "FOLDER"]);
+    for replica in replicas {
+        let place = replica.partition;
+        if json {
+            let line = json!({
+                "broker": id, "topic": &*place.topic, "partition": place.partition,
+                "bytes": replica.bytes, "lag_records": replica.lag_records,
+                "folder": replica.folder,
+            });
+            writeln!(out, "{line}")?;
+        }
+        table.row([
+            place.topic.to_string(),
+            place.partition.to_string(),
+            replica.bytes.to_string(),
+            replica.lag_records.to_string(),
+            replica.folder,
         ]);
     }
     if !json {

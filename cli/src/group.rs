@@ -38,6 +38,17 @@ enum Command {
                       tidelog group reset-offsets billing --all-topics --to 2h --execute"
     )]
     ResetOffsets(ResetOffsets),
+    /// Forget what a group has committed for topics or partitions that its members do not read
+    #[command(
+        name = "delete-offsets",
+        after_help = "Example:\n  tidelog group delete-offsets billing --topic orders:0,1"
+    )]
+    DeleteOffsets {
+        group: String,
+        /// TOPIC or TOPIC:PARTITION,...; may be given several times
+        #[arg(long, required = true, value_parser = places)]
+        topic: Vec<Places>,
+    },
     /// Delete groups that have no members, with their offsets
     #[command(after_help = "Example:\n  tidelog group delete billing")]
     Delete {
@@ -144,6 +155,9 @@ impl Group {
                 Command::List => list(&admin, json).await,
                 Command::Describe { group } => describe(&admin, &group, json).await,
                 Command::ResetOffsets(reset) => reset.run(&admin, json).await,
+                Command::DeleteOffsets { group, topic } => {
+                    delete_offsets(&admin, &group, &topic, json).await
+                }
                 Command::Delete { groups } => delete(&admin, &groups, json).await,
             }
         })
@@ -294,6 +308,38 @@ async fn delete(admin: &Admin, groups: &[String], json: bool) -> Result<()> {
             writeln!(out, "{}", json!({ "deleted": group }))?;
         } else {
             writeln!(out, "deleted group {group}")?;
+        }
+    }
+    Ok(())
+}
+
+async fn delete_offsets(admin: &Admin, group: &str, of: &[Places], json: bool) -> Result<()> {
+    let committed = admin.group_offsets(group).await?;
+    let wanted = |place: &&TopicPartition| {
+        let named = |p: &Places| {
+            let partitions = p.partitions.as_ref();
+            p.topic == *place.topic && partitions.is_none_or(|all| all.contains(&place.partition))
+        };
+        of.iter().any(named)
+    };
+    let places: Vec<TopicPartition> = committed.keys().filter(wanted).cloned().collect();
+    if places.is_empty() {
+        bail!(
+            "group {group:?} has committed nothing there; `tidelog group describe {group}` shows \
+             what it has"
+        );
+    }
+    admin.delete_group_offsets(group, &places).await?;
+    let mut out = std::io::stdout().lock();
+    for place in places {
+        if json {
+            let line = json!({
+                "group": group, "topic": &*place.topic, "partition": place.partition,
+                "deleted": true,
+            });
+            writeln!(out, "{line}")?;
+        } else {
+            writeln!(out, "deleted the offset of {place}")?;
         }
     }
     Ok(())

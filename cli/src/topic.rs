@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use tidelog_client::{
     Admin, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, NewTopic, StartPosition,
-    TopicInfo,
+    TopicInfo, TopicPartition,
 };
 
 #[derive(Debug, Args)]
@@ -40,6 +40,13 @@ enum Command {
                             --delete-config cleanup.policy"
     )]
     Alter(Alter),
+    /// Delete the records before an offset, or all of them
+    #[command(
+        name = "delete-records",
+        after_help = "Examples:\n  tidelog topic delete-records orders --partition 0 --before 1000\n  \
+                      tidelog topic delete-records orders --before end"
+    )]
+    DeleteRecords(DeleteRecords),
     /// Delete topics with all their records
     #[command(after_help = "Example:\n  tidelog topic delete orders")]
     Delete(Delete),
@@ -98,6 +105,30 @@ struct Delete {
     names: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct DeleteRecords {
+    name: String,
+    /// The first offset that is kept, or end
+    #[arg(long, value_name = "OFFSET", value_parser = before)]
+    before: Before,
+    /// Of this partition only; may be given several times
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Vec<i32>,
+}
+
+/// None: the end.
+#[derive(Debug, Clone, Copy)]
+struct Before(Option<i64>);
+
+fn before(text: &str) -> Result<Before, String> {
+    if text == "end" {
+        return Ok(Before(None));
+    }
+    let offset = text.parse().ok().filter(|&n: &i64| n >= 0);
+    let offset = offset.ok_or_else(|| "is neither an offset nor end".to_owned())?;
+    Ok(Before(Some(offset)))
+}
+
 impl Topic {
     pub fn run(self) -> Result<()> {
         output::run(async move {
@@ -108,6 +139,7 @@ impl Topic {
                 Command::List(list) => list.run(&admin, json).await,
                 Command::Describe(describe) => describe.run(&admin, json).await,
                 Command::Alter(alter) => alter.run(&admin, json).await,
+                Command::DeleteRecords(delete) => delete.run(&admin, json).await,
                 Command::Delete(delete) => delete.run(&admin, json).await,
             }
         })
@@ -324,6 +356,38 @@ impl Alter {
             admin.alter_configs(&resource, &changes, false).await?;
         }
         done(json, &self.name, "altered")
+    }
+}
+
+impl DeleteRecords {
+    async fn run(self, admin: &Admin, json: bool) -> Result<()> {
+        let topic = admin.describe_topic(&self.name).await?;
+        let all = topic.partitions.iter().map(|p| p.index);
+        let partitions = if self.partition.is_empty() {
+            all.collect()
+        } else {
+            self.partition
+        };
+        let places = partitions
+            .into_iter()
+            .map(|p| (TopicPartition::new(self.name.as_str(), p), self.before.0));
+        let starts = admin.delete_records(&places.collect()).await?;
+        let mut out = std::io::stdout().lock();
+        let mut table = Table::new(["TOPIC", "PARTITION", "START"]);
+        for (place, start) in starts {
+            if json {
+                let line = json!({
+                    "topic": &*place.topic, "partition": place.partition, "start_offset": start,
+                });
+                writeln!(out, "{line}")?;
+            }
+            let topic = place.topic.to_string();
+            table.row([topic, place.partition.to_string(), start.to_string()]);
+        }
+        if !json {
+            table.print(&mut out)?;
+        }
+        Ok(())
     }
 }
 

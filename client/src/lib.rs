@@ -29,7 +29,8 @@ mod versions;
 
 pub use admin::{
     Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupDescription,
-    GroupListing, GroupMember, NewTopic, TransactionDescription, TransactionListing,
+    GroupListing, GroupMember, NewTopic, PartitionProducer, ReplicaOnDisk, TransactionDescription,
+    TransactionListing,
 };
 pub use compression::Compression;
 pub use config::ClientConfig;

@@ -6,10 +6,13 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::group::coordinator::{Coordinator, Kind};
 use crate::group::{CommittedOffset, Group, decode_assignment};
 use crate::topic_partition::TopicPartition;
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use kafka_protocol::messages::{
     ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DeleteGroupsRequest,
     DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId,
-    ListGroupsRequest,
+    ListGroupsRequest, OffsetDeleteRequest, OffsetDeleteResponse, TopicName,
 };
 use std::collections::BTreeMap;
 
@@ -144,6 +147,43 @@ impl Admin {
             }
             error => error,
         })
+    }
+
+    /// Deletes what a group has committed for some partitions.
+    ///
+    /// # Errors
+    /// [`ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC`] while members read the topic.
+    pub async fn delete_group_offsets(
+        &self,
+        group_id: &str,
+        places: &[TopicPartition],
+    ) -> Result<()> {
+        let coordinator = Coordinator::new(self.cluster.clone(), Kind::Group, group_id);
+        let mut topics: BTreeMap<&str, Vec<OffsetDeleteRequestPartition>> = BTreeMap::new();
+        for place in places {
+            let asked =
+                OffsetDeleteRequestPartition::default().with_partition_index(place.partition);
+            topics.entry(&*place.topic).or_default().push(asked);
+        }
+        let topics = topics.into_iter().map(|(name, partitions)| {
+            OffsetDeleteRequestTopic::default()
+                .with_name(TopicName(text(name)))
+                .with_partitions(partitions)
+        });
+        let topics: Vec<_> = topics.collect();
+        let build = |_: i16| {
+            OffsetDeleteRequest::default()
+                .with_group_id(GroupId(text(group_id)))
+                .with_topics(topics.clone())
+        };
+        let check = |response: &OffsetDeleteResponse| {
+            let what = || format!("delete offsets of group {group_id:?}");
+            Error::check(what(), response.error_code, None)?;
+            let mut partitions = response.topics.iter().flat_map(|t| &t.partitions);
+            partitions.try_for_each(|p| Error::check(what(), p.error_code, None))
+        };
+        let deleted = coordinator.call("delete the offsets", i16::MAX, build, check);
+        deleted.await.map(|_| ())
     }
 
     /// Deletes a group that has no members, with its offsets.

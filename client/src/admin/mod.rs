@@ -1,11 +1,13 @@
-//! Administration: topics here, settings in `configs`, consumer groups in `groups`, transactions in
-//! `transactions`.
+//! Administration: topics here, settings in `configs`, consumer groups in `groups`, what brokers hold
+//! of partitions in `partitions`, transactions in `transactions`.
 
 mod configs;
 mod groups;
+mod partitions;
 mod transactions;
 
 pub use groups::{GroupDescription, GroupListing, GroupMember};
+pub use partitions::{PartitionProducer, ReplicaOnDisk};
 pub use transactions::{TransactionDescription, TransactionListing};
 
 pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};

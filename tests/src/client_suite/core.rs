@@ -238,6 +238,38 @@ pub async fn topics_are_administered(bootstrap: &str) -> Result<()> {
     Ok(())
 }
 
+/// Deleting records moves the beginning; producers and replicas are told.
+pub async fn records_are_deleted_and_replicas_shown(bootstrap: &str) -> Result<()> {
+    let name = topic(bootstrap, "trimmed", 1).await?;
+    write(bootstrap, &name, 1, 0..9).await?;
+    let admin = Admin::new(client(bootstrap)).await?;
+    let place = TopicPartition::new(name.as_str(), 0);
+    let producers = admin.describe_producers(&place).await?;
+    ensure!(
+        producers.len() == 1 && producers[0].last_sequence.is_some(),
+        "{producers:?}"
+    );
+    let delete = async |before: Option<i64>| {
+        let asked = [(place.clone(), before)].into();
+        admin.delete_records(&asked).await
+    };
+    let starts = delete(Some(4)).await?;
+    ensure!(starts[&place] == 4, "{starts:?}");
+    let error = delete(Some(10)).await.err().context("after the end")?;
+    ensure!(error.code() == Some(tidelog_client::ErrorCode::OFFSET_OUT_OF_RANGE));
+    let first = admin.offsets([(name.clone(), 0, StartPosition::Earliest)]);
+    ensure!(first.await?[0].2 == 4);
+    let starts = delete(None).await?;
+    ensure!(starts[&place] == 9, "{starts:?}");
+    let leader = admin.describe_topic(&name).await?.partitions[0].leader;
+    let replicas = admin.describe_log_dirs(leader.context("a leader")?).await?;
+    ensure!(
+        replicas.iter().any(|r| r.partition == place),
+        "{replicas:?}"
+    );
+    Ok(())
+}
+
 /// Assigning anew forgets what was fetched before, and lag goes down as records are read.
 pub async fn lag_and_positions_follow_what_is_handed_out(bootstrap: &str) -> Result<()> {
     let topic = topic(bootstrap, "lag", 2).await?;

@@ -419,6 +419,18 @@ pub async fn a_new_topic_is_found(bootstrap: &str) -> Result<()> {
 }
 
 /// KIP-848: as [`a_group_reads_each_record_once`].
+pub async fn committed_offsets_are_deleted(bootstrap: &str) -> Result<()> {
+    let name = topic(bootstrap, "forgotten", 2).await?;
+    let admin = tidelog_client::Admin::new(super::ground::client(bootstrap)).await?;
+    let places = [0, 1].map(|p| TopicPartition::new(name.as_str(), p));
+    let offsets = places.iter().map(|place| (place.clone(), 0)).collect();
+    admin.alter_group_offsets(&name, &offsets).await?;
+    admin.delete_group_offsets(&name, &places[..1]).await?;
+    let left = admin.group_offsets(&name).await?;
+    ensure!(left.keys().eq(&places[1..]), "{left:?}");
+    Ok(())
+}
+
 pub async fn the_broker_assigns(bootstrap: &str) -> Result<()> {
     let topic = topic(bootstrap, "next", 4).await?;
     write(bootstrap, &topic, 4, 0..400).await?;

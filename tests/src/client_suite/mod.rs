@@ -68,6 +68,7 @@ checks! {
         acks_and_errors_are_told,
         an_offset_out_of_range_is_reset_or_told,
         topics_are_administered,
+        records_are_deleted_and_replicas_shown,
         lag_and_positions_follow_what_is_handed_out,
     }
     "groups": groups {
@@ -81,6 +82,7 @@ checks! {
         a_paused_partition_waits,
         seeking_by_offset_and_time,
         a_new_topic_is_found,
+        committed_offsets_are_deleted,
     }
     "transactions": transactions {
         a_transaction_is_seen_whole_or_not_at_all,
