@@ -246,6 +246,7 @@ fn node_config(config: &BrokerConfig, data_dir: &DataDir) -> NodeConfig {
         suspicion_timeout_ms: unsigned("peer.suspicion.timeout.ms"),
         propose_timeout_ms: unsigned("request.timeout.ms"),
         disk_reserve_bytes: unsigned("disk.reserve.bytes"),
+        auto_leader_rebalance: config.flag("auto.leader.rebalance.enable"),
     }
 }
 

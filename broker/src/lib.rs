@@ -18,6 +18,7 @@ pub mod kafka;
 pub mod metadata;
 pub mod metrics;
 pub mod peer_calls;
+pub mod preferred;
 pub mod producer_expiry;
 pub mod retention;
 

@@ -6,6 +6,7 @@
 
 use crate::broker::Broker;
 use crate::coordinator::transaction::{markers, remote};
+use crate::preferred;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -18,7 +19,7 @@ use tidelog_replication::{BrokerId, Calls};
 /// A request to another broker.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PeerRequest {
-    #[prost(oneof = "PeerCall", tags = "1, 2")]
+    #[prost(oneof = "PeerCall", tags = "1, 2, 3")]
     pub call: Option<PeerCall>,
 }
 
@@ -28,6 +29,8 @@ pub enum PeerCall {
     AddPartitions(AddPartitions),
     #[prost(message, tag = "2")]
     WriteMarkers(WriteMarkers),
+    #[prost(message, tag = "3")]
+    ElectPreferred(ElectPreferred),
 }
 
 /// To the coordinator: adds partitions to a transaction, or looks whether they are part of it.
@@ -60,6 +63,16 @@ pub struct WriteMarkers {
     pub bumped: bool,
     #[prost(message, repeated, tag = "6")]
     pub partitions: Vec<TopicIndex>,
+}
+
+/// To the leader of all of `partitions`: hands leadership to their preferred replicas.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ElectPreferred {
+    #[prost(message, repeated, tag = "1")]
+    pub partitions: Vec<TopicIndex>,
+    /// How long the replicas may take to catch up.
+    #[prost(uint32, tag = "2")]
+    pub limit_ms: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -141,6 +154,7 @@ impl Calls for Answers {
 
 async fn answer(broker: &Broker, call: PeerCall) -> Vec<Outcome> {
     match call {
+        PeerCall::ElectPreferred(elect) => preferred::hand_over_here(broker, elect).await,
         PeerCall::AddPartitions(add) => remote::add_here(broker, add).await,
         PeerCall::WriteMarkers(write) => {
             let marker = markers::TxnMarker {

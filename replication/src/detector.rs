@@ -28,6 +28,8 @@ const FORM_AFTER: Duration = Duration::from_secs(1);
 /// Elections started in one look.
 const ELECTIONS_MAX: usize = 200;
 const BALANCE_INTERVAL: Duration = Duration::from_millis(1000);
+/// Leadership that was handed over and not taken by then goes to any living replica.
+const STUCK_AFTER: Duration = Duration::from_millis(900);
 /// A broker is given leadership back after it has been up for this long.
 const SETTLED: Duration = Duration::from_secs(3);
 const TRANSFERS_MAX: usize = 50;
@@ -186,12 +188,11 @@ fn jitter(group: &Group) -> Duration {
     Duration::from_millis(mixed)
 }
 
-/// Hands leadership to preferred replicas that are back and caught up, and brings followers up to what
-/// is committed, until `stop`.
-pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
+/// Hands leadership to preferred replicas that are back and caught up (with `rebalance`), sees to it
+/// that what was handed over is taken, and brings followers up to what is committed, until `stop`.
+pub async fn balance(shared: Arc<NodeShared>, rebalance: bool, mut stop: watch::Receiver<bool>) {
     let mut up_since: HashMap<BrokerId, Instant> = HashMap::new();
     let mut behind: HashMap<GroupId, u64> = HashMap::new();
-    let mut handed: HashMap<GroupId, i32> = HashMap::new();
     let mut calm = 0;
     loop {
         tokio::select! {
@@ -209,7 +210,7 @@ pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
             }
         }
         // When nothing moves, thousands of groups need not be looked at every second.
-        calm = if changed || !behind.is_empty() {
+        calm = if changed || !behind.is_empty() || !shared.handed.lock().is_empty() {
             0
         } else {
             calm + 1
@@ -224,40 +225,51 @@ pub async fn balance(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
                 .is_some_and(|since| now.duration_since(*since) >= SETTLED)
         };
         let mut transfers = 0;
-        let before = std::mem::take(&mut handed);
+        shared
+            .handed
+            .lock()
+            .retain(|group, (epoch, _)| still_hands_over(&shared, *group, *epoch));
         for group in shared.groups() {
             let (leader, epoch) = group.leader();
             if leader != Some(shared.transport.identity.broker) {
                 continue;
             }
-            // Raft takes no writes from the moment it is told to hand over, for the rest of its term:
-            // when the heir did not come forward, somebody has to.
-            let stuck = before.get(&group.id) == Some(&epoch);
-            let heir = if stuck {
-                any_heir(&shared, &group)
-            } else {
-                group.replicas.first().copied().filter(|preferred| {
-                    *preferred != shared.transport.identity.broker
+            let handed = shared.handed.lock().get(&group.id).copied();
+            // When the heir did not come forward, somebody has to.
+            let heir = match handed {
+                Some((_, since)) if now.duration_since(since) < STUCK_AFTER => None,
+                Some(_) => any_heir(&shared, &group),
+                None => group.replicas.first().copied().filter(|preferred| {
+                    rebalance
+                        && *preferred != shared.transport.identity.broker
                         && settled(preferred)
                         && shared.transport.is_staying(*preferred)
                         && group.is_ready_leader()
                         && is_caught_up(&group, *preferred)
-                })
+                }),
             };
             if transfers < TRANSFERS_MAX
                 && let Some(heir) = heir
             {
                 transfers += 1;
-                group.transfer_leader(heir).await;
-                handed.insert(group.id, epoch);
-            } else if stuck {
-                handed.insert(group.id, epoch);
+                hand_to(&shared, &group, epoch, heir).await;
             }
         }
-        if !handed.is_empty() {
-            calm = 0;
-        }
     }
+}
+
+/// Whether this broker still leads in an epoch that it gives up.
+fn still_hands_over(shared: &NodeShared, group: GroupId, epoch: i32) -> bool {
+    shared
+        .group(group)
+        .is_some_and(|group| group.leader() == (Some(shared.transport.identity.broker), epoch))
+}
+
+/// Hands leadership of `epoch` to `heir`, and has [`balance`] see to it that someone takes it.
+pub async fn hand_to(shared: &NodeShared, group: &Group, epoch: i32, heir: BrokerId) {
+    let since = Instant::now();
+    shared.handed.lock().insert(group.id, (epoch, since));
+    group.transfer_leader(heir).await;
 }
 
 /// The living replica that lacks least.
@@ -303,7 +315,7 @@ fn ask_what_is_committed(shared: &NodeShared, behind: &mut HashMap<GroupId, u64>
     *behind = still;
 }
 
-fn is_caught_up(group: &Group, replica: BrokerId) -> bool {
+pub fn is_caught_up(group: &Group, replica: BrokerId) -> bool {
     /// Entries a follower may lack and still be handed leadership: it gets them with the hand-over.
     const LAG_MAX: u64 = 64;
     let last = group.last_index();

@@ -4,13 +4,14 @@
 //! replica of one partition; `group` drives a single openraft group; `log_store` keeps its log over
 //! the shared journal; `state_machine` applies committed entries; `transport` carries messages of
 //! all groups between two brokers over one stream, and `calls` the broker's own requests over it; `detector` notices dead brokers and starts
-//! elections.
+//! elections, and `elect` gives leadership to a replica that was asked for.
 //!
 //! Data goes one way: `broker → replication → storage`. Only this crate imports openraft.
 
 mod calls;
 mod catch_up;
 mod detector;
+mod elect;
 pub mod error;
 mod group;
 pub mod ids;
@@ -28,6 +29,7 @@ mod types;
 mod waiters;
 
 pub use calls::Calls;
+pub use elect::NotElected;
 pub use error::{ProposeError, ReplicationError};
 pub use ids::BrokerId;
 pub use node::{LeaderInfo, MetadataMachine, Node, NodeConfig, NodeMetrics, PeerAddress};

@@ -68,6 +68,8 @@ pub struct NodeConfig {
     pub propose_timeout_ms: u64,
     /// Free bytes the data disk must keep; below it proposals are refused.
     pub disk_reserve_bytes: u64,
+    /// Leadership goes back to the preferred replica by itself.
+    pub auto_leader_rebalance: bool,
 }
 
 /// State machine of the metadata group (group 0), implemented by the broker crate. Deterministic:
@@ -107,6 +109,8 @@ pub struct NodeShared {
     pub unsettled: Notify,
     unsettled_flag: AtomicBool,
     stopping: AtomicBool,
+    /// Epochs this broker is giving up, and since when: Raft takes no writes in the rest of them.
+    pub handed: Mutex<HashMap<GroupId, (i32, Instant)>>,
     pub rebuild: Rebuild,
     /// Who answers the calls of other brokers, once the broker is made.
     pub calls: OnceLock<Arc<dyn Calls>>,
@@ -245,6 +249,7 @@ impl Node {
             unsettled: Notify::new(),
             unsettled_flag: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
+            handed: Mutex::default(),
             rebuild: Rebuild::of(&config.data_dir),
             calls: OnceLock::new(),
         });
@@ -277,7 +282,11 @@ impl Node {
         }
         tokio::spawn(detector::heartbeats(shared.clone(), stopped.clone()));
         tokio::spawn(detector::elections(shared.clone(), stopped.clone()));
-        tokio::spawn(detector::balance(shared.clone(), stopped.clone()));
+        tokio::spawn(detector::balance(
+            shared.clone(),
+            config.auto_leader_rebalance,
+            stopped.clone(),
+        ));
         tokio::spawn(log_keeper::keep_small(shared.clone(), stopped.clone()));
         tokio::spawn(form_cluster(
             shared.clone(),

@@ -101,6 +101,12 @@ pub const BROKER: &[Setting] = &[
         "a Metadata request for an unknown topic creates it",
     ),
     fixed(
+        "auto.leader.rebalance.enable",
+        Kind::Bool,
+        "true",
+        "leadership goes back to the preferred replica once its broker has been up for 3 s",
+    ),
+    fixed(
         "broker.id",
         Kind::Int(0, i32::MAX as i64),
         "1",

@@ -134,6 +134,7 @@ apis! {
     AlterConfigs, AlterConfigsRequest, 2, alter_configs;
     DescribeLogDirs, DescribeLogDirsRequest, 4, describe_log_dirs;
     CreatePartitions, CreatePartitionsRequest, 3, create_partitions;
+    ElectLeaders, ElectLeadersRequest, 2, elect_leaders;
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, 1, incremental_alter_configs;
     DescribeCluster, DescribeClusterRequest, 2, describe_cluster;
     ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, 1, consumer_group_heartbeat;

@@ -258,6 +258,15 @@ const DELETE_RECORDS: Shape = Shape {
     ],
 };
 
+const ELECT_LEADERS: Shape = Shape {
+    flexible: 2,
+    fields: &[
+        f(INT8).since(1),
+        f(Structs(&[f(String), f(INT32S)])),
+        f(INT32),
+    ],
+};
+
 const INIT_PRODUCER_ID: Shape = Shape {
     flexible: 2,
     fields: &[f(String), f(INT32), f(INT64).since(3), f(INT16).since(3)],
@@ -444,6 +453,7 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::ElectLeaders => &ELECT_LEADERS,
         ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,

@@ -75,6 +75,7 @@ impl Member {
             heartbeat_interval_ms: 50,
             suspicion_timeout_ms: 500,
             propose_timeout_ms: 10_000,
+            auto_leader_rebalance: true,
             disk_reserve_bytes: 0,
         };
         let spec = PartitionSpec {

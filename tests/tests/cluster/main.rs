@@ -13,6 +13,7 @@ mod disk;
 mod faults;
 mod groups;
 mod http;
+mod leaders;
 mod log_commands;
 mod operator_commands;
 mod produce_consume;

@@ -20,6 +20,7 @@ use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
+use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource as IncrementalResource, AlterableConfig,
@@ -129,6 +130,7 @@ impl Sample {
             ApiKey::DescribeLogDirs => describe_log_dirs(wire, version).await,
             ApiKey::CreatePartitions => create_partitions(wire, version).await,
             ApiKey::IncrementalAlterConfigs => incremental_alter_configs(wire, version).await,
+            ApiKey::ElectLeaders => elect_leaders(wire, version).await,
             ApiKey::DescribeCluster => describe_cluster(wire, version).await,
             ApiKey::DescribeTopicPartitions => self.describe_topic_partitions(wire, version).await,
             other => super::groups::call(wire, other, version).await,
@@ -805,6 +807,35 @@ async fn create_partitions(wire: &mut Wire, version: i16) -> Result<()> {
     ensure_codes(response.results.iter().map(|r| r.error_code), &expected)?;
     let response = wire.call(&request, version).await?;
     ensure_codes(response.results.iter().map(|r| r.error_code), &expected)
+}
+
+async fn elect_leaders(wire: &mut Wire, version: i16) -> Result<()> {
+    let asked = |topic: &str, partitions: &[i32]| {
+        TopicPartitions::default()
+            .with_topic(topic_name(topic))
+            .with_partitions(partitions.to_vec())
+    };
+    let request = ElectLeadersRequest::default()
+        .with_timeout_ms(TIMEOUT_MS)
+        .with_topic_partitions(Some(vec![asked(TOPIC, &[0, 9]), asked(MISSING, &[0])]));
+    let not_needed = code(ResponseError::ElectionNotNeeded);
+    let unknown = code(ResponseError::UnknownTopicOrPartition);
+    // 0 is preferred, 1 is unclean; version 0 knows only the first.
+    for kind in 0..=i8::from(version >= 1) {
+        let request = request.clone().with_election_type(kind);
+        let response = wire.call(&request, version).await?;
+        ensure!(response.error_code == 0, "{response:?}");
+        let results = response.replica_election_results.iter();
+        let codes = results.flat_map(|t| t.partition_result.iter().map(|p| p.error_code));
+        let mut codes: Vec<i16> = codes.collect();
+        codes.sort_unstable();
+        ensure_codes(codes, &[unknown, unknown, not_needed])?;
+    }
+    // All partitions: those that need nothing are left out.
+    let all = request.with_topic_partitions(None);
+    let response = wire.call(&all, version).await?;
+    ensure!(response.error_code == 0 && response.replica_election_results.is_empty());
+    Ok(())
 }
 
 async fn describe_cluster(wire: &mut Wire, version: i16) -> Result<()> {
