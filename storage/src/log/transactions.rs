@@ -108,9 +108,16 @@ impl PartitionLog {
     /// End of what a `read_committed` consumer may see: the first offset of the earliest open
     /// transaction, else the high watermark.
     pub fn last_stable_offset(&self) -> Offset {
-        // The end first: a transaction is noted as open before its first batch moves the end.
-        let end = self.end.load(Ordering::Acquire);
-        let first_open = self.first_open.load(Ordering::Acquire);
+        // A transaction is noted as open before its first batch moves the end, and as ended after its
+        // marker has: with the same end before and after, the two belong together. Else an end of within
+        // a transaction could meet the news that it has ended.
+        let (end, first_open) = loop {
+            let end = self.end.load(Ordering::Acquire);
+            let first_open = self.first_open.load(Ordering::Acquire);
+            if self.end.load(Ordering::Acquire) == end {
+                break (end, first_open);
+            }
+        };
         // The log may have been cut in front beyond the beginning of an open transaction.
         first_open.max(self.start.load(Ordering::Acquire)).min(end)
     }
