@@ -180,6 +180,14 @@ impl Broker {
         Ok(())
     }
 
+    /// kill -9 of a broker that others look at meanwhile; [`Broker::take_ended`] tells when it is gone.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn strike(&self) -> Result<()> {
+        self.signal(Signal::KILL)
+    }
+
     /// SIGSTOP: the process exists, holds its connections and answers nothing.
     ///
     /// # Errors

@@ -95,7 +95,10 @@ pub async fn leader_of(cluster: &Cluster, topic: &str, partition: i32) -> Result
     let what = format!("a leader of {topic}-{partition}");
     wait::until(&what, LEADER_LIMIT, async || {
         for broker in cluster.brokers.iter().filter(|broker| broker.is_started()) {
-            let known = leaders(cluster, broker.id, topic).await?;
+            // It may have been struck a moment ago: the others know as well.
+            let Ok(known) = leaders(cluster, broker.id, topic).await else {
+                continue;
+            };
             if let Some(leader) = known.get(&partition) {
                 return Ok(Some(*leader));
             }

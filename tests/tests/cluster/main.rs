@@ -22,6 +22,7 @@ mod restart;
 mod retention;
 mod tour;
 mod transactions;
+mod transfers;
 
 use std::time::Duration;
 
