@@ -24,10 +24,9 @@ start_cluster() {
 
 stop_cluster() {
   local pid
-  # Also those that groups.py has started again.
-  for pid in ${RESTARTED:-} $(cat "$WORK/restarted.pids" 2> /dev/null) ${CLUSTER_PID:-}; do kill "$pid" 2> /dev/null || true; done
+  for pid in $(cat "$WORK/restarted.pids" 2> /dev/null) ${CLUSTER_PID:-}; do kill "$pid" 2> /dev/null || true; done
   rm -f "$WORK/restarted.pids"
-  for pid in ${RESTARTED:-} ${CLUSTER_PID:-}; do wait "$pid" 2> /dev/null || true; done
+  if [ -n "${CLUSTER_PID:-}" ]; then wait "$CLUSTER_PID" 2> /dev/null || true; fi
 }
 
 # await SECONDS WHAT COMMAND...: runs COMMAND until it succeeds.
@@ -61,13 +60,17 @@ kill_broker() {
   kill -9 "$pid"
 }
 
-# restart_broker N: starts the killed broker again as it had been started, unless it already runs.
+# restart_broker N: starts the killed broker again as it had been started, unless it already runs. It outlives the
+# shell of a check, so its pid goes to a file, as those that groups.py starts again.
 restart_broker() {
-  local pid
+  local pid word command=()
   pid=$(broker_pid "$1")
   if [ -d "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status"; then return; fi
-  (cd "$KILLED_CWD" && exec "$KILLED_BINARY" "${KILLED_COMMAND[@]:1}") >> "$WORK/restarted-$1.log" 2>&1 < /dev/null &
-  RESTARTED="${RESTARTED:-} $!"
+  for word in "${KILLED_COMMAND[@]:1}"; do
+    [ "$word" = --stop-with-parent ] || command+=("$word")
+  done
+  (cd "$KILLED_CWD" && exec "$KILLED_BINARY" "${command[@]}") >> "$WORK/restarted-$1.log" 2>&1 < /dev/null &
+  echo "$!" >> "$WORK/restarted.pids"
   if [ -n "${INTEROP_KAFKA:-}" ]; then sed -i "$1s/.*/$!/" "$INTEROP_KAFKA/pids"; fi
   await 60 "broker $1 to serve again" kcat -L -b "${SERVERS[$1 - 1]}" -m 2
 }
