@@ -64,7 +64,6 @@ streams_counts() {
       streams_app "$app"
     fi
     restart_broker "$round"
-    echo "$RESTARTED" >> "$WORK/restarted.pids"
   done
   "$PYTHON" "$HERE/python/streams.py" verify "$BOOTSTRAP" "$app-out" "$records"
 }
