@@ -2,6 +2,7 @@
 
 mod hanging;
 mod transactional;
+mod unreachable;
 
 use super::ProducerConfig;
 use super::accumulator::{Accumulator, FilledBatch, Written};
@@ -21,6 +22,7 @@ use kafka_protocol::messages::{InitProducerIdRequest, ProducerId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
+use unreachable::Unreachable;
 
 /// A batch that compresses from this size on does so off the async workers.
 const PACK_INLINE_BYTES_MAX: usize = 16 << 10;
@@ -34,6 +36,7 @@ pub(super) struct Sender {
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     connections: HashMap<i32, Connection>,
     connecting: HashSet<i32>,
+    unreachable: Unreachable,
     /// Requests on their way, by broker.
     in_flight: HashMap<i32, OnTheirWay>,
     /// Given to partitions that have none.
@@ -77,6 +80,7 @@ impl Sender {
             events: FuturesUnordered::new(),
             connections: HashMap::new(),
             connecting: HashSet::new(),
+            unreachable: Unreachable::default(),
             in_flight: HashMap::new(),
             producer: None,
             asking_producer: false,
@@ -254,7 +258,8 @@ impl Sender {
         let all = of_slots
             .chain(overdue)
             .chain(next_due)
-            .chain(self.refresh_at);
+            .chain(self.refresh_at)
+            .chain(self.unreachable.next_due(now));
         all.min()
             .unwrap_or(now + self.cluster.config().metadata_age_max)
     }
@@ -323,7 +328,7 @@ impl Sender {
             match self.producer {
                 Some(producer) => self.slots[slot].producer = Some(producer),
                 None => {
-                    self.ask_producer();
+                    self.ask_producer(now);
                     return false;
                 }
             }
@@ -332,17 +337,20 @@ impl Sender {
             return false;
         }
         let on_their_way = self.in_flight.get(&leader).map_or(0, OnTheirWay::count);
-        on_their_way < self.config.in_flight_max && self.connected(leader)
+        on_their_way < self.config.in_flight_max && self.connected(leader, now)
     }
 
-    fn connected(&mut self, broker: i32) -> bool {
+    fn connected(&mut self, broker: i32, now: Instant) -> bool {
         if let Some(connection) = self.connections.get(&broker) {
             if !connection.is_closed() {
                 return true;
             }
             self.connections.remove(&broker);
         }
-        if self.refresh_at.is_none() && self.connecting.insert(broker) {
+        if self.refresh_at.is_none()
+            && self.unreachable.may_try(broker, now)
+            && self.connecting.insert(broker)
+        {
             let cluster = self.cluster.clone();
             self.events.push(Box::pin(async move {
                 Event::Connected(broker, cluster.broker(broker, Lane::Main).await)
@@ -373,8 +381,9 @@ impl Sender {
         true
     }
 
-    fn ask_producer(&mut self) {
-        if self.asking_producer || self.refresh_at.is_some() || self.transactional.is_some() {
+    fn ask_producer(&mut self, now: Instant) {
+        let may_ask = self.refresh_at.is_none() && self.unreachable.may_try(Unreachable::ANY, now);
+        if self.asking_producer || !may_ask || self.transactional.is_some() {
             return;
         }
         self.asking_producer = true;
@@ -391,16 +400,17 @@ impl Sender {
                 self.asking_producer = false;
                 match result {
                     Ok(producer) => self.producer = Some(producer),
-                    Err(error) => self.nothing_can_be_sent(&error),
+                    Err(error) => self.could_not_reach(Unreachable::ANY, &error),
                 }
             }
             Event::Connected(broker, result) => {
                 self.connecting.remove(&broker);
                 match result {
                     Ok(connection) => {
+                        self.unreachable.reached(broker);
                         self.connections.insert(broker, connection);
                     }
-                    Err(error) => self.nothing_can_be_sent(&error),
+                    Err(error) => self.could_not_reach(broker, &error),
                 }
             }
             Event::Refreshed(result) => {
@@ -438,6 +448,13 @@ impl Sender {
                 }
             }
         }
+    }
+
+    fn could_not_reach(&mut self, broker: i32, error: &Error) {
+        let pause = self.backoff.clone().next();
+        let until = Instant::now() + pause;
+        self.unreachable.leave_alone(broker, until);
+        self.nothing_can_be_sent(error);
     }
 
     /// Notes why for the batches that wait, and looks at the cluster anew; gives them up when that
