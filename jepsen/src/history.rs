@@ -44,6 +44,14 @@ pub enum Op {
         #[serde(default)]
         records: BTreeMap<Key, Vec<(i64, Value)>>,
     },
+    /// The end of a transaction that appended `values[i]` to `keys[i]`: `invoke` when its commit was
+    /// asked for, `ok` when that was answered, `fail` when it was aborted, `info` when nobody knows.
+    Txn {
+        keys: Vec<Key>,
+        values: Vec<Value>,
+        #[serde(default)]
+        offsets: Vec<Option<i64>>,
+    },
     /// A new set of partitions, or a seek: from here polls may go elsewhere in the log.
     Assign { keys: Vec<Key> },
 }

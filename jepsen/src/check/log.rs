@@ -41,6 +41,15 @@ impl Log {
                         log.acknowledge(key, *value, offsets.get(n).copied().flatten());
                     }
                 }
+                Op::Txn {
+                    keys,
+                    values,
+                    offsets,
+                } => {
+                    for (n, (key, value)) in keys.iter().zip(values).enumerate() {
+                        log.acknowledge(key, *value, offsets.get(n).copied().flatten());
+                    }
+                }
                 Op::Poll { records } => {
                     for (key, (offset, value)) in records
                         .iter()

@@ -6,6 +6,7 @@
 mod log;
 mod order;
 mod presence;
+mod transactions;
 
 use std::fmt;
 
@@ -16,6 +17,7 @@ use crate::history::{History, Key, ProcessId, Value};
 pub use log::Log;
 pub use order::{nonmonotonic_poll, nonmonotonic_send, poll_skip};
 pub use presence::{duplicate, inconsistent_offsets, lost_write, unseen};
+pub use transactions::{aborted_read, fractured_read, precommitted_read};
 
 /// Something that must not have happened, with where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -64,6 +66,21 @@ pub enum Anomaly {
         from: i64,
         to: i64,
     },
+    /// A value of an aborted transaction, or of a send that certainly failed, was read (G1a).
+    AbortedRead {
+        process: ProcessId,
+        key: Key,
+        value: Value,
+    },
+    /// A value was read before anybody asked for the commit of its transaction.
+    PrecommittedRead {
+        process: ProcessId,
+        key: Key,
+        value: Value,
+    },
+    /// Of a transaction whose end nobody was told of some values are there and others are not,
+    /// although readers reached the end.
+    FracturedRead { seen: Value, missing: Value },
 }
 
 /// All anomalies of a history.
@@ -110,6 +127,9 @@ pub fn all(history: &History) -> Report {
     anomalies.extend(poll_skip(history, &log));
     anomalies.extend(nonmonotonic_poll(history));
     anomalies.extend(nonmonotonic_send(history));
+    anomalies.extend(aborted_read(history));
+    anomalies.extend(precommitted_read(history));
+    anomalies.extend(fractured_read(history, &log));
     Report {
         anomalies,
         acknowledged_count: log.acknowledged_count(),

@@ -24,7 +24,7 @@ fn poll_steps(history: &History, mut step: impl FnMut(ProcessId, &Key, i64, i64)
             }
             // Every partition's place is forgotten: an assignment replaces the one before.
             Op::Assign { .. } => last.retain(|(process, _), _| *process != event.process),
-            Op::Send { .. } => {}
+            Op::Send { .. } | Op::Txn { .. } => {}
         }
     }
 }
