@@ -8,6 +8,7 @@
 
 pub mod batch;
 pub mod compression;
+mod defect;
 pub mod error;
 pub mod ids;
 pub mod journal;

@@ -3,6 +3,7 @@
 use super::files::{ActiveFile, Aligned, retry_when_full};
 use super::format::{BATCH_HEADER, BatchHead, blocks, write_record};
 use super::{Completion, Shared, Submission};
+use crate::defect::Defect;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -67,6 +68,9 @@ impl Writer {
                     }
                     bytes += next.bytes;
                     batch.extend(rest.next());
+                }
+                if Defect::AckBeforeWrite.is_on() {
+                    acknowledge_early(&mut batch);
                 }
                 if bytes > 0 {
                     self.write(&batch, bytes);
@@ -155,4 +159,14 @@ impl Writer {
         self.shared.rolled.lock().due = true;
         self.shared.rolled_changed.notify_one();
     }
+}
+
+/// The defect of the same name: what is told durable is not even written for a while.
+fn acknowledge_early(batch: &mut [Submission]) {
+    for submission in batch {
+        if let Some(done) = submission.done.take() {
+            done();
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_millis(300));
 }

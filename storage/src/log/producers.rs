@@ -5,6 +5,7 @@
 //! producer is forgotten by a replicated [`ProducerExpiry`], never by a replica's own clock.
 
 use crate::batch::{BatchHeader, EndTxnMarker, sequence_add};
+use crate::defect::Defect;
 use crate::ids::{Offset, ProducerId};
 use std::collections::HashMap;
 
@@ -327,6 +328,9 @@ impl ProducerState {
         let same_epoch = header.producer_epoch == self.epoch;
         // First of all: a repetition may come after its transaction has ended.
         if same_epoch && let Some(known) = self.repetition(header) {
+            if Defect::NoDedupe.is_on() {
+                return ProducerCheck::Append;
+            }
             return ProducerCheck::Duplicate(known);
         }
         let in_order = match origin {

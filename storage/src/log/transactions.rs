@@ -5,6 +5,7 @@ use super::producers::Producers;
 use super::segment::Segment;
 use super::txn_index::AbortedTransaction;
 use crate::batch::{BatchHeader, EndTxnMarker};
+use crate::defect::Defect;
 use crate::error::StorageError;
 use crate::ids::{Offset, ProducerId};
 use std::collections::BTreeMap;
@@ -117,6 +118,11 @@ impl PartitionLog {
             if self.end.load(Ordering::Acquire) == end {
                 break (end, first_open);
             }
+        };
+        let first_open = if Defect::LastStableOffset.is_on() {
+            first_open.saturating_add(1)
+        } else {
+            first_open
         };
         // The log may have been cut in front beyond the beginning of an open transaction.
         first_open.max(self.start.load(Ordering::Acquire)).min(end)
