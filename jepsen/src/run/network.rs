@@ -153,6 +153,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for id in 1..=self.brokers {
+            // Sockets of killed brokers may hold the namespace for minutes; its link goes at once.
+            let _ = ip(&format!("link del {}v{id}", self.tag));
             let _ = ip(&format!("netns del {}", self.namespace(id)));
         }
         let _ = ip(&format!("link del {}", self.tag));
