@@ -217,7 +217,11 @@ pub async fn read_by_client(
         .await?;
     let mut ends = Vec::new();
     for partition in 0..partitions {
-        ends.push(consumer.fetch_watermarks(topic, partition).await?.1);
+        // This client asks once, also where the leader it knows has just handed over.
+        let watermarks = wait::until("the end of a partition", READ_LIMIT, async || {
+            Ok(Some(consumer.fetch_watermarks(topic, partition).await?))
+        });
+        ends.push(watermarks.await?.1);
     }
     consumer.assign(topic, (0..partitions).collect()).await?;
     let mut seen: Vec<Vec<(i64, u64)>> = vec![Vec::new(); ends.len()];
