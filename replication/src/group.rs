@@ -19,6 +19,7 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidelog_storage::ids::GroupId;
 
@@ -88,6 +89,9 @@ pub struct Group {
     pub guard: Guard,
     context: GroupContext,
     queue: Mutex<ProposeQueue>,
+    stopping: AtomicBool,
+    /// Its Raft core has ended although nobody stopped it: this replica takes no part any more.
+    ended: AtomicBool,
 }
 
 impl Group {
@@ -126,6 +130,8 @@ impl Group {
             guard,
             context,
             queue: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         });
         tokio::spawn(watch_leader(group.clone()));
         Ok(group)
@@ -156,8 +162,9 @@ impl Group {
     pub fn leader(&self) -> (Option<BrokerId>, i32) {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.map(broker_of);
         (
-            metrics.current_leader.map(broker_of),
+            leader.filter(|_| !self.ended.load(Ordering::Acquire)),
             leader_epoch(metrics.vote.leader_id.term),
         )
     }
@@ -285,6 +292,7 @@ impl Group {
     }
 
     pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         let _ = self.raft.shutdown().await;
         self.machine.waiters.wake();
     }
@@ -330,9 +338,21 @@ async fn watch_leader(group: Arc<Group>) {
             group.machine.waiters.wake();
         }
         if metrics.changed().await.is_err() {
-            return;
+            break;
         }
     }
+    let Some(group) = weak.upgrade() else { return };
+    if group.stopping.load(Ordering::Acquire) {
+        return;
+    }
+    // A defect: the broker goes on with its other groups, and the other replicas with this one.
+    tracing::error!(
+        group = group.id.0,
+        "the Raft core of this replica has ended; it takes no part until the broker is started again"
+    );
+    group.ended.store(true, Ordering::Release);
+    group.context.leaders.resigned(group.id);
+    group.machine.waiters.wake();
 }
 
 pub fn node_of(broker: BrokerId) -> u64 {

@@ -56,6 +56,27 @@ impl LeaderTable {
         }
     }
 
+    /// The replica of this broker leads no more, and does not follow either: the others are told what
+    /// this broker still leads, and elect another.
+    pub fn resigned(&self, group: GroupId) {
+        {
+            let mut leaders = self.leaders.write();
+            if leaders
+                .get(&group)
+                .is_none_or(|known| known.leader != self.broker)
+            {
+                return;
+            }
+            leaders.remove(&group);
+        }
+        self.version.send_modify(|v| *v += 1);
+        if let Some(transport) = self.transport.upgrade() {
+            for peer in transport.peers() {
+                peer.send(0, self.own());
+            }
+        }
+    }
+
     /// Whether `peer` still is the leader it was in `epoch`. A leader that was restarted follows,
     /// and while nobody knows that, nobody stands for election: it may have lost entries that were
     /// only on its way to its disk, and then cannot win one itself. True until the peer has spoken.

@@ -173,6 +173,13 @@ impl Partition {
         });
     }
 
+    /// Ends the Raft core of this replica as a defect would, for tests.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub async fn end_core(&self) {
+        let _ = self.group.raft.shutdown().await;
+    }
+
     pub fn role(&self) -> Role {
         let (leader, epoch) = self.group.leader();
         if leader == Some(self.transport.identity.broker) {

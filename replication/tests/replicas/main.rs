@@ -2,6 +2,7 @@
 //! middle of whatever it does.
 
 mod crash;
+mod ended;
 mod fencing;
 mod forming;
 mod room;

@@ -108,6 +108,14 @@ impl Member {
         }
     }
 
+    /// Ends the Raft core of the replica as a defect would.
+    #[cfg(debug_assertions)]
+    pub fn end_core(&self) {
+        if let Some(runtime) = self.runtime.as_ref() {
+            runtime.block_on(self.replica.end_core());
+        }
+    }
+
     pub fn leads(&self) -> bool {
         matches!(self.replica.role(), Role::Leader { ready: true, .. })
     }
