@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use kafka_protocol::error::ResponseError;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidelog_replication::{BrokerId, Node, NodeConfig, PeerAddress, ReplicationError};
 use tokio::net::TcpListener;
@@ -73,7 +73,7 @@ pub struct Broker {
     pub verifier: Verifier,
     /// Metadata index up to which this broker's replicas are open; 0 before the first time.
     pub opened_index: AtomicU64,
-    registered: AtomicBool,
+    registered: watch::Sender<bool>,
     data_dir: DataDir,
 }
 
@@ -89,6 +89,14 @@ impl Broker {
         })
     }
 
+    /// Waits until this broker has registered since its start, and so knows all that the metadata group
+    /// had committed before: until then a topic may seem to be missing. At most `limit`: without a
+    /// majority a broker tells what it knows.
+    pub async fn knows_the_metadata(&self, limit: Duration) {
+        let mut registered = self.registered.subscribe();
+        let _ = tokio::time::timeout(limit, registered.wait_for(|r| *r)).await;
+    }
+
     /// Serves clients with everything it has: registered, all first brokers known, replicas open.
     pub fn is_ready(&self) -> bool {
         let image = self.metadata.load();
@@ -97,7 +105,7 @@ impl Broker {
             .seeds()
             .iter()
             .all(|s| image.brokers.contains_key(&s.broker));
-        self.registered.load(Ordering::Acquire)
+        *self.registered.borrow()
             && seeds_known
             && self.node.metadata_leader().is_some()
             && self.opened_index.load(Ordering::Acquire) > 0
@@ -153,7 +161,7 @@ impl RunningBroker {
             transactions,
             verifier: Verifier::default(),
             opened_index: AtomicU64::new(0),
-            registered: AtomicBool::new(false),
+            registered: watch::Sender::new(false),
             data_dir,
         });
         let (stop, stopped) = watch::channel(false);
@@ -311,7 +319,7 @@ async fn register(
                     return;
                 }
                 broker.node.set_cluster(&reply.cluster_id);
-                broker.registered.store(true, Ordering::Release);
+                broker.registered.send_replace(true);
                 tracing::info!(
                     "registered as broker {} of cluster {}",
                     broker.id,

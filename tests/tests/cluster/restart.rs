@@ -1,8 +1,12 @@
 //! Brokers stop and start again with their data.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use kafka_protocol::messages::MetadataRequest;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use tidelog_tests::load::Load;
-use tidelog_tests::{Cluster, topics};
+use tidelog_tests::read::topic_name;
+use tidelog_tests::wire::Wire;
+use tidelog_tests::{Cluster, topics, wait};
 
 use super::{RECOVERY_LIMIT, judge};
 
@@ -37,5 +41,32 @@ async fn a_rolling_restart_loses_no_request() -> Result<()> {
     }
     let written = load.finish().await?;
     judge(&cluster, topic, 3, written.history).await?;
+    Ok(())
+}
+
+/// Whoever asks a broker the moment it listens must not hear that a topic of today does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_comes_back_knows_what_was_made_without_it() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    for round in 0..3 {
+        let topic = format!("made-meanwhile-{round}");
+        let away = round + 1;
+        cluster.broker_mut(away).kill()?;
+        topics::create(&cluster, &topic, 1, 3).await?;
+        cluster.start_one(away)?;
+        let address = cluster.broker(away).kafka;
+        let mut wire = wait::until("the broker listens", RECOVERY_LIMIT, async || {
+            Ok(Some(Wire::connect(address).await?))
+        })
+        .await?;
+        let asked = MetadataRequestTopic::default().with_name(Some(topic_name(&topic)));
+        let request = MetadataRequest::default()
+            .with_topics(Some(vec![asked]))
+            .with_allow_auto_topic_creation(false);
+        let answer = wire.call(&request, 9).await?;
+        let error = answer.topics[0].error_code;
+        ensure!(error != 3, "broker {away} does not know {topic}");
+        cluster.broker_mut(away).wait_ready(RECOVERY_LIMIT).await?;
+    }
     Ok(())
 }
