@@ -206,8 +206,8 @@ fn free_port() -> Result<u16> {
     bail!("no free port from {first} on")
 }
 
-/// The broker's binary: beside this test's own, of the same profile. `cargo test --workspace` builds
-/// it; a test of this crate alone may be the first to want it.
+/// The broker's binary: beside this test's own, of the same profile. `cargo test` does not build it, as it
+/// belongs to another package, and so what is there may be of yesterday: it is built here, once a process.
 pub fn binary() -> Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = BINARY.get_or_init(|| {
@@ -220,9 +220,7 @@ pub fn binary() -> Result<&'static Path> {
             .nth(2)
             .ok_or("the test binary has no profile folder")?;
         let path = profile.join("tidelog");
-        if !path.exists() {
-            build_binary(profile).map_err(|error| format!("{error:#}"))?;
-        }
+        build_binary(profile).map_err(|error| format!("{error:#}"))?;
         Ok(path)
     });
     match found {
