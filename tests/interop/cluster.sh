@@ -50,6 +50,9 @@ partition_dir() {
   if [ -n "${INTEROP_KAFKA:-}" ]; then echo "$INTEROP_KAFKA/data/$1/$2"; else find "$WORK/data/$1" -path "*/partitions/$2" -type d | head -1; fi
 }
 
+# gone PID: a zombie's other threads may still hold its ports.
+gone() { [ ! -d "/proc/$1" ] || { grep -q '^State:.Z' "/proc/$1/status" && [ "$(ls "/proc/$1/task" | wc -l)" -le 1 ]; }; }
+
 # kill_broker N: kill -9, with what its command line was kept for restart_broker.
 kill_broker() {
   local pid
@@ -58,6 +61,7 @@ kill_broker() {
   KILLED_BINARY=$(readlink "/proc/$pid/exe")
   KILLED_CWD=$(readlink "/proc/$pid/cwd")
   kill -9 "$pid"
+  await 30 "broker $1 to be gone" gone "$pid"
 }
 
 # restart_broker N: starts the killed broker again as it had been started, unless it already runs. It outlives the

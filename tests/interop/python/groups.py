@@ -191,7 +191,19 @@ def kill_broker(broker):
     command = [part.decode() for part in (proc / "cmdline").read_bytes().split(b"\0")[:-1]]
     started = (os.readlink(proc / "exe"), command, os.readlink(proc / "cwd"))
     os.kill(pid, signal.SIGKILL)
+    # The last of its threads gives its ports back.
+    end = time.monotonic() + 30
+    while threads(proc) > 1:
+        assert time.monotonic() < end, f"broker {broker} does not end"
+        time.sleep(0.02)
     return started
+
+
+def threads(proc):
+    try:
+        return len(os.listdir(proc / "task"))
+    except OSError:
+        return 0
 
 
 def restart_broker(broker, started):
