@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod peer_calls;
 pub mod preferred;
 pub mod producer_expiry;
+mod quorum;
 pub mod retention;
 
 pub use broker::{Broker, RunningBroker, StartError};

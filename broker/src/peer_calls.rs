@@ -7,6 +7,7 @@
 use crate::broker::Broker;
 use crate::coordinator::transaction::{markers, remote};
 use crate::preferred;
+use crate::quorum::{self, QuorumRecord};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -19,7 +20,7 @@ use tidelog_replication::{BrokerId, Calls};
 /// A request to another broker.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PeerRequest {
-    #[prost(oneof = "PeerCall", tags = "1, 2, 3")]
+    #[prost(oneof = "PeerCall", tags = "1, 2, 3, 16")]
     pub call: Option<PeerCall>,
 }
 
@@ -31,6 +32,8 @@ pub enum PeerCall {
     WriteMarkers(WriteMarkers),
     #[prost(message, tag = "3")]
     ElectPreferred(ElectPreferred),
+    #[prost(message, tag = "16")]
+    DescribeQuorum(DescribeQuorum),
 }
 
 /// To the coordinator: adds partitions to a transaction, or looks whether they are part of it.
@@ -75,6 +78,10 @@ pub struct ElectPreferred {
     pub limit_ms: u32,
 }
 
+/// To the leader of the metadata group: how far its replicas are.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DescribeQuorum {}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TopicIndex {
     #[prost(string, tag = "1")]
@@ -88,6 +95,9 @@ pub struct TopicIndex {
 pub struct PeerReply {
     #[prost(int32, repeated, tag = "1")]
     pub codes: Vec<i32>,
+    /// To [`DescribeQuorum`], from who leads.
+    #[prost(message, optional, tag = "16")]
+    pub quorum: Option<QuorumRecord>,
 }
 
 pub type Outcome = Result<(), ResponseError>;
@@ -103,6 +113,23 @@ pub async fn call(
     count: usize,
     limit: Duration,
 ) -> Result<Vec<Outcome>, ResponseError> {
+    let reply = ask(broker, to, call, limit).await?;
+    if reply.codes.len() != count {
+        return Err(ResponseError::NetworkException);
+    }
+    Ok(reply.codes.into_iter().map(outcome).collect())
+}
+
+/// Asks `to`, for the whole reply.
+///
+/// # Errors
+/// `NETWORK_EXCEPTION` when there is no reply that can be understood.
+pub async fn ask(
+    broker: &Broker,
+    to: BrokerId,
+    call: PeerCall,
+    limit: Duration,
+) -> Result<PeerReply, ResponseError> {
     let request = PeerRequest { call: Some(call) };
     let reply = broker
         .node
@@ -112,12 +139,7 @@ pub async fn call(
             tracing::debug!("call to another broker: {error}");
             ResponseError::NetworkException
         })?;
-    match PeerReply::decode(reply) {
-        Ok(reply) if reply.codes.len() == count => {
-            Ok(reply.codes.into_iter().map(outcome).collect())
-        }
-        _ => Err(ResponseError::NetworkException),
-    }
+    PeerReply::decode(reply).map_err(|_| ResponseError::NetworkException)
 }
 
 fn outcome(code: i32) -> Outcome {
@@ -135,16 +157,10 @@ impl Calls for Answers {
     fn handle(&self, _from: BrokerId, request: Bytes) -> BoxFuture<'static, Bytes> {
         let broker = self.0.upgrade();
         async move {
-            let outcomes = match (broker, PeerRequest::decode(request)) {
+            let reply = match (broker, PeerRequest::decode(request)) {
                 (Some(broker), Ok(PeerRequest { call: Some(call) })) => answer(&broker, call).await,
                 // One the caller does not understand: of another version, or of a broker that stops.
-                _ => Vec::new(),
-            };
-            let codes = outcomes
-                .into_iter()
-                .map(|o| o.err().map_or(0, |e| i32::from(e.code())));
-            let reply = PeerReply {
-                codes: codes.collect(),
+                _ => PeerReply::default(),
             };
             Bytes::from(reply.encode_to_vec())
         }
@@ -152,8 +168,14 @@ impl Calls for Answers {
     }
 }
 
-async fn answer(broker: &Broker, call: PeerCall) -> Vec<Outcome> {
-    match call {
+async fn answer(broker: &Broker, call: PeerCall) -> PeerReply {
+    let outcomes = match call {
+        PeerCall::DescribeQuorum(_) => {
+            return PeerReply {
+                quorum: quorum::here(broker).await,
+                ..PeerReply::default()
+            };
+        }
         PeerCall::ElectPreferred(elect) => preferred::hand_over_here(broker, elect).await,
         PeerCall::AddPartitions(add) => remote::add_here(broker, add).await,
         PeerCall::WriteMarkers(write) => {
@@ -168,5 +190,12 @@ async fn answer(broker: &Broker, call: PeerCall) -> Vec<Outcome> {
             let partitions = partitions.map(|p| (p.topic, p.partition)).collect();
             markers::write(broker, marker, partitions).await
         }
+    };
+    let codes = outcomes
+        .into_iter()
+        .map(|o| o.err().map_or(0, |e| i32::from(e.code())));
+    PeerReply {
+        codes: codes.collect(),
+        ..PeerReply::default()
     }
 }

@@ -60,8 +60,10 @@ pub fn plan(
 /// of each, in order.
 pub async fn elect(broker: &Broker, partitions: &[TopicIndex], limit: Duration) -> Vec<Outcome> {
     let deadline = Instant::now() + limit;
-    let alive = broker.node.alive_brokers();
     let image = broker.metadata.load_full();
+    let mut alive = broker.node.alive_brokers();
+    let in_maintenance = image.in_maintenance();
+    alive.retain(|id| !in_maintenance.contains(id));
     let leader_of = |group| broker.node.leader_of(group).map(|info| info.leader);
     let steps: Vec<Step> = partitions
         .iter()

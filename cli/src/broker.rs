@@ -1,16 +1,21 @@
 //! `tidelog broker`: the brokers and their settings.
 
+mod maintenance;
+
 use crate::output::{self, Table, Target, name_value};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use futures_util::future::join_all;
 use serde_json::json;
 use std::io::Write;
+use std::time::Duration;
 use tidelog_client::{Admin, ConfigChange, ConfigResource, ConfigSource};
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  tidelog broker list\n  tidelog broker describe 1 --all\n  \
-                        tidelog broker alter 1 --set message.max.bytes=2097152"
+                        tidelog broker alter 1 --set message.max.bytes=2097152\n  \
+                        tidelog broker maintenance 1 on"
 )]
 pub struct Broker {
     #[command(flatten)]
@@ -35,6 +40,15 @@ enum Command {
     /// Show the replicas on a broker's disk, and the bytes they take
     #[command(after_help = "Example:\n  tidelog broker disk 1")]
     Disk { id: i32 },
+    /// Move all leadership away from a broker and keep it away, for a restart; or let it come back
+    #[command(after_help = "Example:\n  tidelog broker maintenance 1 on")]
+    Maintenance {
+        id: i32,
+        switch: maintenance::Switch,
+        /// How many seconds the leaders may take to move
+        #[arg(long, default_value_t = 60)]
+        wait: u64,
+    },
     /// Change settings of a running broker
     #[command(after_help = "Example:\n  tidelog broker alter 1 --set message.max.bytes=2097152")]
     Alter {
@@ -60,6 +74,10 @@ impl Broker {
                 Command::List => list(&admin, json).await,
                 Command::Describe { id, all } => describe(&admin, id, all, json).await,
                 Command::Disk { id } => disk(&admin, id, json).await,
+                Command::Maintenance { id, switch, wait } => {
+                    let limit = Duration::from_secs(wait);
+                    maintenance::switch(&admin, id, switch, limit, json).await
+                }
                 Command::Alter {
                     id,
                     set,
@@ -92,14 +110,16 @@ impl Broker {
 
 async fn list(admin: &Admin, json: bool) -> Result<()> {
     let cluster = admin.describe_cluster().await?;
+    let states = cluster.brokers.iter();
+    let states = join_all(states.map(|broker| maintenance::state(admin, broker.id))).await;
     let mut out = std::io::stdout().lock();
-    let mut table = Table::new(["BROKER", "ADDRESS", "RACK", "CONTROLLER"]);
-    for broker in &cluster.brokers {
+    let mut table = Table::new(["BROKER", "ADDRESS", "RACK", "CONTROLLER", "MAINTENANCE"]);
+    for (broker, in_maintenance) in cluster.brokers.iter().zip(states) {
         let controller = cluster.controller == Some(broker.id);
         if json {
             let line = json!({
                 "broker": broker.id, "address": broker.address(), "rack": broker.rack,
-                "controller": controller,
+                "controller": controller, "maintenance": in_maintenance,
             });
             writeln!(out, "{line}")?;
         }
@@ -108,6 +128,12 @@ async fn list(admin: &Admin, json: bool) -> Result<()> {
             broker.address(),
             broker.rack.clone().unwrap_or_else(|| "-".to_owned()),
             if controller { "yes" } else { "-" }.to_owned(),
+            match in_maintenance {
+                Some(true) => "yes",
+                Some(false) => "-",
+                None => "?",
+            }
+            .to_owned(),
         ]);
     }
     if !json {

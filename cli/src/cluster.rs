@@ -1,5 +1,7 @@
 //! `tidelog cluster`: the state of the cluster.
 
+mod quorum;
+
 use crate::output::{self, Table, Target};
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use tidelog_client::{Admin, ClusterInfo, PartitionInfo, TopicInfo};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidelog cluster status")]
+#[command(after_help = "Examples:\n  tidelog cluster status\n  tidelog cluster quorum")]
 pub struct Cluster {
     #[command(flatten)]
     target: Target,
@@ -22,23 +24,32 @@ enum Command {
     /// Show brokers, what each leads, and which replicas are behind
     #[command(after_help = "Example:\n  tidelog cluster status --profile prod --output json")]
     Status,
+    /// Show which brokers vote on the metadata, and how far each is
+    #[command(after_help = "Example:\n  tidelog cluster quorum")]
+    Quorum,
 }
 
 impl Cluster {
     pub fn run(self) -> Result<()> {
-        let Command::Status = self.command;
         output::run(async move {
             let admin = Admin::new(self.target.client()?).await?;
-            let cluster = admin.describe_cluster().await?;
-            let topics = admin.list_topics().await?;
-            let status = Status::new(&cluster, &topics);
-            let mut out = std::io::stdout().lock();
-            if self.target.json() {
-                status.print_json(&mut out)
-            } else {
-                status.print_text(&mut out)
+            match self.command {
+                Command::Status => self.status(&admin).await,
+                Command::Quorum => quorum::show(&admin, self.target.json()).await,
             }
         })
+    }
+
+    async fn status(&self, admin: &Admin) -> Result<()> {
+        let cluster = admin.describe_cluster().await?;
+        let topics = admin.list_topics().await?;
+        let status = Status::new(&cluster, &topics);
+        let mut out = std::io::stdout().lock();
+        if self.target.json() {
+            status.print_json(&mut out)
+        } else {
+            status.print_text(&mut out)
+        }
     }
 }
 

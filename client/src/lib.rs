@@ -29,8 +29,8 @@ mod versions;
 
 pub use admin::{
     Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupDescription,
-    GroupListing, GroupMember, NewTopic, PartitionProducer, ReplicaOnDisk, TransactionDescription,
-    TransactionListing,
+    GroupListing, GroupMember, MetadataQuorum, NewTopic, PartitionProducer, QuorumReplica,
+    ReplicaOnDisk, TransactionDescription, TransactionListing,
 };
 pub use compression::Compression;
 pub use config::ClientConfig;

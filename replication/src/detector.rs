@@ -7,7 +7,6 @@
 use crate::group::Group;
 use crate::ids::BrokerId;
 use crate::node::{METADATA_GROUP, NodeShared};
-use crate::transport::Transport;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -126,7 +125,7 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
             since: now,
             tried: None,
         });
-        let mut rank = rank(&shared.transport, &group);
+        let mut rank = rank(shared, &group);
         if group
             .leader()
             .0
@@ -173,14 +172,25 @@ fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
 }
 
 /// This broker's place among the group's living replicas.
-fn rank(transport: &Transport, group: &Group) -> u32 {
-    let me = transport.identity.broker;
-    group
-        .replicas
-        .iter()
-        .filter(|r| transport.is_alive(**r))
-        .position(|r| *r == me)
-        .unwrap_or(group.replicas.len()) as u32
+fn rank(shared: &NodeShared, group: &Group) -> u32 {
+    let alive = |id| shared.transport.is_alive(id);
+    let me = shared.transport.identity.broker;
+    place(&group.replicas, me, alive, |id| {
+        shared.is_in_maintenance(id)
+    })
+}
+
+/// The place of `me` among the living of `replicas`, those in maintenance last.
+fn place(
+    replicas: &[BrokerId],
+    me: BrokerId,
+    is_alive: impl Fn(BrokerId) -> bool,
+    in_maintenance: impl Fn(BrokerId) -> bool,
+) -> u32 {
+    let mut living: Vec<BrokerId> = replicas.iter().copied().filter(|r| is_alive(*r)).collect();
+    living.sort_by_key(|r| in_maintenance(*r));
+    let place = living.iter().position(|r| *r == me);
+    place.unwrap_or(replicas.len()) as u32
 }
 
 fn jitter(group: &Group) -> Duration {
@@ -188,19 +198,25 @@ fn jitter(group: &Group) -> Duration {
     Duration::from_millis(mixed)
 }
 
-/// Hands leadership to preferred replicas that are back and caught up (with `rebalance`), sees to it
-/// that what was handed over is taken, and brings followers up to what is committed, until `stop`.
+/// Hands leadership to preferred replicas that are back and caught up (with `rebalance`), away from
+/// this broker while it is in maintenance, sees to it that what was handed over is taken, and brings
+/// followers up to what is committed, until `stop`.
 pub async fn balance(shared: Arc<NodeShared>, rebalance: bool, mut stop: watch::Receiver<bool>) {
     let mut up_since: HashMap<BrokerId, Instant> = HashMap::new();
     let mut behind: HashMap<GroupId, u64> = HashMap::new();
     let mut calm = 0;
+    let mut maintenance = shared.maintenance.subscribe();
+    let me = shared.transport.identity.broker;
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(BALANCE_INTERVAL) => {}
+        let maintenance_changed = tokio::select! {
+            () = tokio::time::sleep(BALANCE_INTERVAL) => false,
+            Ok(()) = maintenance.changed() => true,
             _ = stop.wait_for(|s| *s) => return,
-        }
+        };
         let now = Instant::now();
-        let mut changed = false;
+        let leaves = maintenance.borrow_and_update().contains(&me);
+        // What has to leave may have to wait for a follower.
+        let mut changed = leaves || maintenance_changed;
         for peer in shared.transport.peers() {
             if !peer.is_alive() {
                 changed |= up_since.remove(&peer.id).is_some();
@@ -239,9 +255,11 @@ pub async fn balance(shared: Arc<NodeShared>, rebalance: bool, mut stop: watch::
             let heir = match handed {
                 Some((_, since)) if now.duration_since(since) < STUCK_AFTER => None,
                 Some(_) => any_heir(&shared, &group),
+                None if leaves => stand_in(&shared, &group),
                 None => group.replicas.first().copied().filter(|preferred| {
                     rebalance
-                        && *preferred != shared.transport.identity.broker
+                        && *preferred != me
+                        && !shared.is_in_maintenance(*preferred)
                         && settled(preferred)
                         && shared.transport.is_staying(*preferred)
                         && group.is_ready_leader()
@@ -272,7 +290,23 @@ pub async fn hand_to(shared: &NodeShared, group: &Group, epoch: i32, heir: Broke
     group.transfer_leader(heir).await;
 }
 
-/// The living replica that lacks least.
+/// Who leads instead of this broker while it is in maintenance: the first other replica that can at
+/// once.
+fn stand_in(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
+    let me = shared.transport.identity.broker;
+    let can = |r: &BrokerId| {
+        *r != me
+            && !shared.is_in_maintenance(*r)
+            && shared.transport.is_staying(*r)
+            && is_caught_up(group, *r)
+    };
+    if !group.is_ready_leader() {
+        return None;
+    }
+    group.replicas.iter().copied().find(can)
+}
+
+/// The living replica that lacks least; one in maintenance only when there is no other.
 fn any_heir(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
     let matched = group.matched().unwrap_or_default();
     group
@@ -280,7 +314,10 @@ fn any_heir(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
         .iter()
         .copied()
         .filter(|r| *r != shared.transport.identity.broker && shared.transport.is_staying(*r))
-        .max_by_key(|r| matched.get(r).copied().unwrap_or(0))
+        .max_by_key(|r| {
+            let wanted = !shared.is_in_maintenance(*r);
+            (wanted, matched.get(r).copied().unwrap_or(0))
+        })
 }
 
 /// A follower learns with its leader's next message what is committed. When the last one was lost, or
@@ -323,4 +360,30 @@ pub fn is_caught_up(group: &Group, replica: BrokerId) -> bool {
         .matched()
         .and_then(|matched| matched.get(&replica).copied())
         .is_some_and(|matched| matched + LAG_MAX >= last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(alive: &[i32], in_maintenance: &[i32]) -> Vec<u32> {
+        let replicas = [1, 2, 3].map(BrokerId);
+        let of = |me: &BrokerId| {
+            place(
+                &replicas,
+                *me,
+                |id| alive.contains(&id.0),
+                |id| in_maintenance.contains(&id.0),
+            )
+        };
+        replicas.iter().map(of).collect()
+    }
+
+    #[test]
+    fn replicas_stand_for_election_in_order_and_those_in_maintenance_last() {
+        assert_eq!(places(&[1, 2, 3], &[]), [0, 1, 2]);
+        assert_eq!(places(&[2, 3], &[]), [3, 0, 1]);
+        assert_eq!(places(&[1, 2, 3], &[1]), [2, 0, 1]);
+        assert_eq!(places(&[1, 3], &[1, 2, 3]), [0, 3, 1]);
+    }
 }

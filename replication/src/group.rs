@@ -271,6 +271,34 @@ impl Group {
         metrics.last_log.as_ref().map_or(0, |id| id.index)
     }
 
+    /// One past the index of the last log entry here.
+    pub fn log_end(&self) -> u64 {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_log.as_ref().map_or(0, |id| id.index + 1)
+    }
+
+    /// One past the last index that is committed, on the leader.
+    pub fn committed_end(&self) -> u64 {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .cluster_committed
+            .as_ref()
+            .map_or(0, |id| id.index + 1)
+    }
+
+    /// `(voters, learners)` by the newest membership this replica knows, each in order.
+    pub fn members(&self) -> (Vec<BrokerId>, Vec<BrokerId>) {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        (
+            membership.voter_ids().map(broker_of).collect(),
+            membership.learner_ids().map(broker_of).collect(),
+        )
+    }
+
     /// Greatest term this replica has voted in or heard of.
     pub fn term(&self) -> u64 {
         let metrics = self.raft.server_metrics();

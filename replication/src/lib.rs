@@ -4,7 +4,8 @@
 //! replica of one partition; `group` drives a single openraft group; `log_store` keeps its log over
 //! the shared journal; `state_machine` applies committed entries; `transport` carries messages of
 //! all groups between two brokers over one stream, and `calls` the broker's own requests over it; `detector` notices dead brokers and starts
-//! elections, and `elect` gives leadership to a replica that was asked for.
+//! elections, `elect` gives leadership to a replica that was asked for, and `quorum` tells how far the
+//! replicas of the metadata group are.
 //!
 //! Data goes one way: `broker → replication → storage`. Only this crate imports openraft.
 
@@ -22,6 +23,7 @@ mod log_store;
 mod mend;
 pub mod node;
 pub mod partition;
+mod quorum;
 mod rebuild;
 mod state_machine;
 mod transport;
@@ -34,5 +36,6 @@ pub use error::{ProposeError, ReplicationError};
 pub use ids::BrokerId;
 pub use node::{LeaderInfo, MetadataMachine, Node, NodeConfig, NodeMetrics, PeerAddress};
 pub use partition::{Appended, Partition, PartitionSpec, Proposal, Role};
+pub use quorum::{Quorum, QuorumReplica};
 pub use tidelog_storage::ids::GroupId;
 pub use types::entry_kind_name;

@@ -11,13 +11,14 @@ use crate::leaders::LeaderTable;
 use crate::log_keeper;
 use crate::log_store::GroupLog;
 use crate::partition::{Partition, PartitionSpec};
+use crate::quorum::{self, QuorumTimes};
 use crate::rebuild::{self, Rebuild};
 use crate::state_machine::{GroupMachine, Machine, decode_group_state, leader_epoch};
 use crate::transport::{Handler, Identity, Timing, Transport, server};
 use crate::types::*;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -111,6 +112,8 @@ pub struct NodeShared {
     stopping: AtomicBool,
     /// Epochs this broker is giving up, and since when: Raft takes no writes in the rest of them.
     pub handed: Mutex<HashMap<GroupId, (i32, Instant)>>,
+    /// Brokers that should lead nothing for now, as the metadata say.
+    pub maintenance: watch::Sender<BTreeSet<BrokerId>>,
     pub rebuild: Rebuild,
     /// Who answers the calls of other brokers, once the broker is made.
     pub calls: OnceLock<Arc<dyn Calls>>,
@@ -146,6 +149,11 @@ impl NodeShared {
     /// Whether elections may be due since the last call.
     pub fn take_unsettled(&self) -> bool {
         self.unsettled_flag.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether the broker is in maintenance: it leads only what nobody else can.
+    pub fn is_in_maintenance(&self, broker: BrokerId) -> bool {
+        self.maintenance.borrow().contains(&broker)
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -210,6 +218,7 @@ pub struct Node {
     context: GroupContext,
     handler: Arc<dyn Handler>,
     metadata: Arc<Group>,
+    quorum: Arc<Mutex<QuorumTimes>>,
     stop: watch::Sender<bool>,
     disk: DiskSpace,
 }
@@ -250,6 +259,7 @@ impl Node {
             unsettled_flag: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             handed: Mutex::default(),
+            maintenance: watch::Sender::default(),
             rebuild: Rebuild::of(&config.data_dir),
             calls: OnceLock::new(),
         });
@@ -288,6 +298,12 @@ impl Node {
             stopped.clone(),
         ));
         tokio::spawn(log_keeper::keep_small(shared.clone(), stopped.clone()));
+        let quorum = Arc::default();
+        tokio::spawn(quorum::watch_answers(
+            metadata.clone(),
+            Arc::clone(&quorum),
+            stopped.clone(),
+        ));
         tokio::spawn(form_cluster(
             shared.clone(),
             metadata.clone(),
@@ -301,6 +317,7 @@ impl Node {
             context,
             handler,
             metadata,
+            quorum,
             stop,
             disk,
         }))
@@ -515,6 +532,14 @@ impl Node {
         &self.shared
     }
 
+    pub(crate) fn metadata_group(&self) -> &Arc<Group> {
+        &self.metadata
+    }
+
+    pub(crate) fn quorum_times(&self) -> &Mutex<QuorumTimes> {
+        &self.quorum
+    }
+
     /// All local replicas.
     pub fn partitions(&self) -> Vec<Arc<Partition>> {
         self.shared.partitions()
@@ -564,6 +589,15 @@ impl Node {
         self.shared
             .transport
             .set_peer(peer.broker, &peer.address, &self.handler);
+    }
+
+    /// Sets which brokers are in maintenance: leadership leaves them, and comes to them last.
+    pub fn set_maintenance(&self, brokers: BTreeSet<BrokerId>) {
+        self.shared.maintenance.send_if_modified(|present| {
+            let changed = *present != brokers;
+            *present = brokers;
+            changed
+        });
     }
 
     /// The incarnation under which a broker is registered: connections of any other are refused.
@@ -643,11 +677,15 @@ impl Node {
                 let heir = group
                     .replicas
                     .iter()
-                    .filter(|r| **r != self.config.broker && self.shared.transport.is_staying(**r))
-                    .max_by_key(|r| matched.get(r).copied().unwrap_or(0));
+                    .copied()
+                    .filter(|r| *r != self.config.broker && self.shared.transport.is_staying(*r))
+                    .max_by_key(|r| {
+                        let wanted = !self.shared.is_in_maintenance(*r);
+                        (wanted, matched.get(r).copied().unwrap_or(0))
+                    });
                 if let Some(heir) = heir {
                     led += 1;
-                    group.transfer_leader(*heir).await;
+                    group.transfer_leader(heir).await;
                 }
             }
             if led == 0 {

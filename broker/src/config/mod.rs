@@ -6,6 +6,7 @@ pub mod topic;
 
 pub use topic::{TopicConfig, broker_value};
 
+use crate::metadata::image::MAINTENANCE;
 use std::collections::BTreeMap;
 use std::path::Path;
 use table::{BROKER, broker_setting, check, nearest};
@@ -144,6 +145,12 @@ impl BrokerConfig {
             let (value, source) = &self.values[name];
             host_port(value)
                 .ok_or_else(|| invalid(name, value, source, "must be HOST:PORT".to_owned()))?;
+        }
+        // From a file it would come back with every restart, and no command could end it.
+        if self.flag(MAINTENANCE) {
+            let (value, source) = &self.values[MAINTENANCE];
+            let reason = "is set while the broker runs: tidelog broker maintenance N on";
+            return Err(invalid(MAINTENANCE, value, source, reason.to_owned()));
         }
         let id = self.broker_id();
         let seeds = self.seeds();
@@ -307,6 +314,11 @@ mod tests {
         assert!(error.to_string().contains("whole number"), "{error}");
         let error = load("", &[], &["unclean.leader.election.enable=true"]).expect_err("refused");
         assert!(error.to_string().contains("must be false"), "{error}");
+        let error = load("broker.maintenance = true", &[], &[]).expect_err("refused");
+        assert!(
+            error.to_string().contains("while the broker runs"),
+            "{error}"
+        );
         let error = load("", &[], &["seed.brokers=1@h:1,1@h:2"]).expect_err("twice");
         assert!(error.to_string().contains("named twice"), "{error}");
     }

@@ -112,6 +112,13 @@ pub const BROKER: &[Setting] = &[
         "1",
         "unique in the cluster; belongs to the data folder",
     ),
+    dynamic(
+        "broker.maintenance",
+        Kind::Bool,
+        "false",
+        "keeps leadership away from this broker, for a restart; only while it runs: \
+         `tidelog broker maintenance`",
+    ),
     fixed(
         "broker.rack",
         Kind::Text,

@@ -136,6 +136,7 @@ apis! {
     CreatePartitions, CreatePartitionsRequest, 3, create_partitions;
     ElectLeaders, ElectLeadersRequest, 2, elect_leaders;
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, 1, incremental_alter_configs;
+    DescribeQuorum, DescribeQuorumRequest, 2, describe_quorum;
     DescribeCluster, DescribeClusterRequest, 2, describe_cluster;
     ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, 1, consumer_group_heartbeat;
     ConsumerGroupDescribe, ConsumerGroupDescribeRequest, 1, consumer_group_describe;

@@ -8,6 +8,7 @@ use crate::config::table::{
 };
 use crate::config::topic::{check_topic_settings, effective};
 use crate::metadata::changes::{Refused, alter_configs, alter_group_configs};
+use crate::metadata::image::MAINTENANCE;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, IncrementalAlterConfigsRequest,
@@ -75,7 +76,16 @@ pub async fn apply(
         }
         RESOURCE_BROKER => {
             check_broker(&changes)?;
-            (None, broker_of(context, name)?)
+            let broker = broker_of(context, name)?;
+            if broker.is_none() && changes.contains_key(MAINTENANCE) {
+                return Err(Refused::new(
+                    ResponseError::InvalidConfig,
+                    format!(
+                        "{MAINTENANCE} is set for one broker, not for all: somebody has to lead"
+                    ),
+                ));
+            }
+            (None, broker)
         }
         RESOURCE_GROUP => {
             check_group(context, name, &changes)?;

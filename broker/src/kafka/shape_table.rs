@@ -267,6 +267,11 @@ const ELECT_LEADERS: Shape = Shape {
     ],
 };
 
+const DESCRIBE_QUORUM: Shape = Shape {
+    flexible: 0,
+    fields: &[f(Structs(&[f(String), f(Structs(&[f(INT32)]))]))],
+};
+
 const INIT_PRODUCER_ID: Shape = Shape {
     flexible: 2,
     fields: &[f(String), f(INT32), f(INT64).since(3), f(INT16).since(3)],
@@ -454,6 +459,7 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
         ApiKey::ElectLeaders => &ELECT_LEADERS,
+        ApiKey::DescribeQuorum => &DESCRIBE_QUORUM,
         ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,

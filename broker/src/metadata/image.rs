@@ -1,9 +1,12 @@
 //! The metadata image request handlers read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidelog_replication::{BrokerId, GroupId};
 use uuid::Uuid;
+
+/// The setting of one broker that keeps leadership away from it.
+pub const MAINTENANCE: &str = "broker.maintenance";
 
 /// A registered broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,15 @@ impl MetadataImage {
     /// Folder of a partition under `DATA/partitions`.
     pub fn folder(topic: &str, partition: usize) -> String {
         format!("{topic}-{partition}")
+    }
+
+    /// Brokers that are to lead nothing for now: `broker.maintenance` is set for them.
+    pub fn in_maintenance(&self) -> BTreeSet<BrokerId> {
+        let set = self.broker_configs.iter().filter(|(_, configs)| {
+            let value = configs.get(MAINTENANCE);
+            value.is_some_and(|value| value == "true")
+        });
+        set.filter_map(|(broker, _)| *broker).collect()
     }
 
     pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<Topic>> {

@@ -77,6 +77,7 @@ fn peers(broker: &Broker, image: &MetadataImage) {
             .node
             .expect_incarnation(meta.id, meta.incarnation.as_u128());
     }
+    broker.node.set_maintenance(image.in_maintenance());
 }
 
 /// Opens what is missing; false when something could not be opened.

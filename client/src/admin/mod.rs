@@ -1,13 +1,15 @@
 //! Administration: topics here, settings in `configs`, consumer groups in `groups`, what brokers hold
-//! of partitions in `partitions`, transactions in `transactions`.
+//! of partitions in `partitions`, the metadata quorum in `quorum`, transactions in `transactions`.
 
 mod configs;
 mod groups;
 mod partitions;
+mod quorum;
 mod transactions;
 
 pub use groups::{GroupDescription, GroupListing, GroupMember};
 pub use partitions::{PartitionProducer, ReplicaOnDisk};
+pub use quorum::{MetadataQuorum, QuorumReplica};
 pub use transactions::{TransactionDescription, TransactionListing};
 
 pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
