@@ -46,14 +46,51 @@ pub enum Op {
     },
     /// The end of a transaction that appended `values[i]` to `keys[i]`: `invoke` when its commit was
     /// asked for, `ok` when that was answered, `fail` when it was aborted, `info` when nobody knows.
+    /// `reads` is what the transaction polled before it appended.
     Txn {
         keys: Vec<Key>,
         values: Vec<Value>,
         #[serde(default)]
         offsets: Vec<Option<i64>>,
+        #[serde(default)]
+        reads: BTreeMap<Key, Vec<(i64, Value)>>,
     },
     /// A new set of partitions, or a seek: from here polls may go elsewhere in the log.
     Assign { keys: Vec<Key> },
+    /// This process reads as a member of a consumer group from now on.
+    Join { group: String },
+    /// A commit of the next offsets to read, for a group.
+    Commit {
+        group: String,
+        offsets: BTreeMap<Key, i64>,
+    },
+    /// What a group has committed, asked of its coordinator.
+    Committed {
+        group: String,
+        #[serde(default)]
+        offsets: BTreeMap<Key, i64>,
+    },
+    /// A transfer between accounts of one bank, in one transaction: `balances` are those it writes.
+    /// The first of a bank opens all its accounts. Numbers of one bank go up.
+    Transfer {
+        bank: String,
+        /// The partition that all accounts of the bank lie in; None when they lie in several.
+        home: Option<Key>,
+        number: Value,
+        balances: BTreeMap<String, i64>,
+    },
+    /// The accounts as a reader knew them at the end of `key` (of every partition when None, at the
+    /// end of the run): number of the transfer that wrote it, and balance.
+    Snapshot {
+        key: Option<Key>,
+        balances: BTreeMap<String, (Value, i64)>,
+    },
+    /// A topic was created, and has this id.
+    Create { topic: String, id: String },
+    /// A topic was deleted.
+    Delete { topic: String, id: String },
+    /// All topics and their ids, at the end of the run.
+    Listed { topics: BTreeMap<String, String> },
 }
 
 /// One line of a history.
@@ -115,6 +152,12 @@ impl History {
     pub fn assign(&mut self, process: ProcessId, keys: &[&str]) {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
         self.push(process, Kind::Ok, Op::Assign { keys });
+    }
+
+    /// Records that a process reads as a member of a group.
+    pub fn join(&mut self, process: ProcessId, group: &str) {
+        let group = group.to_owned();
+        self.push(process, Kind::Ok, Op::Join { group });
     }
 
     /// Reads a history of one JSON object a line.

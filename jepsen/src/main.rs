@@ -31,8 +31,12 @@ struct Run {
     /// The same seed gives the same schedule of faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Any of append, txn, group, large
-    #[arg(long, value_delimiter = ',', default_value = "append,txn,group")]
+    /// Any of append, txn, group, large, transfers, churn, many
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "append,txn,group,transfers,churn"
+    )]
     workload: Vec<String>,
     /// Any of kill, pause, restart, partition, slow, lossy; or none
     #[arg(
@@ -50,6 +54,9 @@ struct Run {
     /// Partitions of each topic
     #[arg(long, default_value_t = 4)]
     partitions: i32,
+    /// Partitions of the topic of the workload `many`
+    #[arg(long, default_value_t = 1_000)]
+    many_partitions: i32,
     /// Appends must be acknowledged again this long after healing
     #[arg(long, default_value_t = 5_000)]
     recovery_limit_ms: u64,
@@ -89,6 +96,7 @@ async fn run(args: Run) -> Result<bool> {
         binary,
         dir: out.canonicalize()?,
         partitions: args.partitions,
+        many_partitions: args.many_partitions,
         recovery_limit: Duration::from_millis(args.recovery_limit_ms),
     };
     let mut terminate = signal(SignalKind::terminate())?;

@@ -45,6 +45,7 @@ impl Log {
                     keys,
                     values,
                     offsets,
+                    ..
                 } => {
                     for (n, (key, value)) in keys.iter().zip(values).enumerate() {
                         log.acknowledge(key, *value, offsets.get(n).copied().flatten());
@@ -61,7 +62,7 @@ impl Log {
                         known.read_values.insert(value);
                     }
                 }
-                Op::Assign { .. } => {}
+                _ => {}
             }
         }
         log

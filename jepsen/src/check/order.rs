@@ -1,73 +1,140 @@
 //! Did each client see its partitions move forward, without gaps?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
 use super::Anomaly;
 use super::log::Log;
 use crate::history::{History, Key, Kind, Op, ProcessId};
 
-/// Calls `step(process, key, from, to)` for each pair of offsets that follow each other in what one
-/// process polled from one key; an assignment of the key begins anew.
-fn poll_steps(history: &History, mut step: impl FnMut(ProcessId, &Key, i64, i64)) {
+/// Two offsets that follow each other in what one process polled from one key.
+struct PollStep<'a> {
+    process: ProcessId,
+    key: &'a Key,
+    from: i64,
+    to: i64,
+    /// Both were returned by one poll.
+    within: bool,
+    /// The process was assigned its keys anew in between.
+    reassigned: bool,
+}
+
+impl PollStep<'_> {
+    /// Offsets in between that are known to hold a record.
+    fn skipped(&self, log: &Log) -> Vec<i64> {
+        if self.to <= self.from {
+            return Vec::new();
+        }
+        let between = (Bound::Excluded(self.from), Bound::Excluded(self.to));
+        let held = &log.keys[self.key].values_at;
+        held.range(between).map(|(offset, _)| *offset).collect()
+    }
+}
+
+fn poll_steps(history: &History) -> Vec<PollStep<'_>> {
+    let mut steps = Vec::new();
     let mut last: HashMap<(ProcessId, &Key), i64> = HashMap::new();
+    let mut reassigned: HashSet<(ProcessId, &Key)> = HashSet::new();
     for event in history.events.iter().filter(|event| event.kind == Kind::Ok) {
+        let process = event.process;
         match &event.op {
             Op::Poll { records } => {
                 for (key, list) in records {
-                    for (offset, _) in list {
-                        if let Some(from) = last.insert((event.process, key), *offset) {
-                            step(event.process, key, from, *offset);
+                    let again = reassigned.remove(&(process, key));
+                    for (n, (offset, _)) in list.iter().enumerate() {
+                        if let Some(from) = last.insert((process, key), *offset) {
+                            steps.push(PollStep {
+                                process,
+                                key,
+                                from,
+                                to: *offset,
+                                within: n > 0,
+                                reassigned: n == 0 && again,
+                            });
                         }
                     }
                 }
             }
             // Every partition's place is forgotten: an assignment replaces the one before.
-            Op::Assign { .. } => last.retain(|(process, _), _| *process != event.process),
-            Op::Send { .. } | Op::Txn { .. } => {}
+            Op::Assign { .. } => {
+                let known = last.keys().filter(|(of, _)| *of == process);
+                reassigned.extend(known);
+            }
+            _ => {}
         }
     }
+    steps
 }
 
-/// Readers that went past offsets which are known to hold a record.
+/// Readers that went past offsets which are known to hold a record: from one poll to the next, or
+/// (`int-`) within one.
 #[must_use]
 pub fn poll_skip(history: &History, log: &Log) -> Vec<Anomaly> {
     let mut found = Vec::new();
-    poll_steps(history, |process, key, from, to| {
-        if to <= from {
-            return;
+    for step in poll_steps(history).iter().filter(|s| !s.reassigned) {
+        let skipped = step.skipped(log);
+        if skipped.is_empty() {
+            continue;
         }
-        let between = (Bound::Excluded(from), Bound::Excluded(to));
-        let held = &log.keys[key].values_at;
-        let skipped: Vec<i64> = held.range(between).map(|(offset, _)| *offset).collect();
-        if !skipped.is_empty() {
-            found.push(Anomaly::PollSkip {
+        let (process, key) = (step.process, step.key.clone());
+        let (from, to) = (step.from, step.to);
+        found.push(match step.within {
+            false => Anomaly::PollSkip {
                 process,
-                key: key.clone(),
+                key,
                 from,
                 to,
                 skipped,
-            });
-        }
-    });
+            },
+            true => Anomaly::IntPollSkip {
+                process,
+                key,
+                from,
+                to,
+                skipped,
+            },
+        });
+    }
     found
 }
 
-/// Readers that were given an offset they had already gone past.
+/// Readers that were given an offset they had already gone past: from one poll to the next, or
+/// (`int-`) within one.
 #[must_use]
 pub fn nonmonotonic_poll(history: &History) -> Vec<Anomaly> {
     let mut found = Vec::new();
-    poll_steps(history, |process, key, from, to| {
-        if to <= from {
-            found.push(Anomaly::NonmonotonicPoll {
+    let back = |step: &&PollStep<'_>| step.to <= step.from && !step.reassigned;
+    for step in poll_steps(history).iter().filter(back) {
+        let (process, key) = (step.process, step.key.clone());
+        let (from, to) = (step.from, step.to);
+        found.push(match step.within {
+            false => Anomaly::NonmonotonicPoll {
                 process,
-                key: key.clone(),
+                key,
                 from,
                 to,
-            });
-        }
-    });
+            },
+            true => Anomaly::IntNonmonotonicPoll {
+                process,
+                key,
+                from,
+                to,
+            },
+        });
+    }
     found
+}
+
+/// How often readers skipped records, and went back, where a rebalance or a new assignment lay in
+/// between: the protocol allows both, as another member goes on from what was committed.
+#[must_use]
+pub fn reassigned_steps(history: &History, log: &Log) -> (usize, usize) {
+    let steps = poll_steps(history);
+    let over = || steps.iter().filter(|step| step.reassigned);
+    (
+        over().filter(|step| !step.skipped(log).is_empty()).count(),
+        over().filter(|step| step.to <= step.from).count(),
+    )
 }
 
 /// Processes whose later send was answered an offset at or below an earlier one's.
@@ -92,6 +159,54 @@ pub fn nonmonotonic_send(history: &History) -> Vec<Anomaly> {
         }
     }
     found
+}
+
+/// Transactions whose values to one key were given offsets against the order they were sent in.
+#[must_use]
+pub fn int_nonmonotonic_send(history: &History) -> Vec<Anomaly> {
+    let mut found = Vec::new();
+    send_steps(history, |process, key, from, to| {
+        if to <= from {
+            found.push(Anomaly::IntNonmonotonicSend {
+                process,
+                key: key.clone(),
+                from,
+                to,
+            });
+        }
+    });
+    found
+}
+
+/// How often others' values lie between two of one transaction in one key: allowed, as transactions
+/// write while they are open.
+#[must_use]
+pub fn int_send_skip(history: &History, log: &Log) -> usize {
+    let mut count = 0;
+    send_steps(history, |_, key, from, to| {
+        let between = (Bound::Excluded(from), Bound::Excluded(to));
+        if from < to && log.keys[key].values_at.range(between).next().is_some() {
+            count += 1;
+        }
+    });
+    count
+}
+
+/// Calls `step(process, key, from, to)` for offsets that follow each other in one key of one
+/// acknowledged transaction.
+fn send_steps(history: &History, mut step: impl FnMut(ProcessId, &Key, i64, i64)) {
+    for event in history.events.iter().filter(|event| event.kind == Kind::Ok) {
+        let Op::Txn { keys, offsets, .. } = &event.op else {
+            continue;
+        };
+        let mut last: HashMap<&Key, i64> = HashMap::new();
+        for (key, offset) in keys.iter().zip(offsets) {
+            let Some(to) = offset else { continue };
+            if let Some(from) = last.insert(key, *to) {
+                step(event.process, key, from, *to);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +247,8 @@ mod tests {
     fn a_reader_that_jumps_over_a_record_skips() {
         let jump = history(|h| {
             h.send_ok(0, "t-0", 2, 1);
-            h.poll_ok(1, "t-0", vec![(0, 1), (2, 3)]);
+            h.poll_ok(1, "t-0", vec![(0, 1)]);
+            h.poll_ok(1, "t-0", vec![(2, 3)]);
         });
         let expected = Anomaly::PollSkip {
             process: 1,
@@ -161,6 +277,54 @@ mod tests {
         });
         assert_eq!(skips(&seek), []);
         assert_eq!(nonmonotonic_poll(&seek), []);
+        // Listed all the same: back to 0, and over 1.
+        assert_eq!(reassigned_steps(&seek, &Log::of(&seek)), (1, 1));
+        let allowed = check::all(&seek).allowed;
+        assert_eq!(allowed["poll-skip across an assignment"], 1);
+        assert_eq!(allowed["nonmonotonic-poll across an assignment"], 1);
+    }
+
+    #[test]
+    fn within_one_poll_it_has_a_name_of_its_own() {
+        let jump = history(|h| {
+            h.send_ok(0, "t-0", 2, 1);
+            h.poll_ok(1, "t-0", vec![(0, 1), (2, 3)]);
+        });
+        assert!(matches!(skips(&jump)[..], [Anomaly::IntPollSkip { .. }]));
+        let back = history(|h| h.poll_ok(1, "t-0", vec![(1, 2), (0, 1)]));
+        let found = nonmonotonic_poll(&back);
+        assert!(matches!(
+            found[..],
+            [Anomaly::IntNonmonotonicPoll { from: 1, to: 0, .. }]
+        ));
+    }
+
+    fn txn(history: &mut History, offsets: [i64; 2]) {
+        let op = Op::Txn {
+            keys: vec!["t-0".into(), "t-0".into()],
+            values: offsets.iter().map(|offset| *offset as u64).collect(),
+            offsets: offsets.map(Some).to_vec(),
+            reads: Default::default(),
+        };
+        history.push(0, Kind::Ok, op);
+    }
+
+    #[test]
+    fn values_of_a_transaction_keep_their_order_but_others_may_lie_between() {
+        let apart = history(|h| {
+            txn(h, [4, 6]);
+            h.poll_ok(1, "t-0", vec![(5, 5)]);
+        });
+        assert_eq!(int_nonmonotonic_send(&apart), []);
+        assert_eq!(check::all(&apart).allowed["int-send-skip"], 1);
+        let swapped = history(|h| txn(h, [6, 4]));
+        let expected = Anomaly::IntNonmonotonicSend {
+            process: 0,
+            key: "t-0".into(),
+            from: 6,
+            to: 4,
+        };
+        assert_eq!(int_nonmonotonic_send(&swapped), [expected]);
     }
 
     #[test]

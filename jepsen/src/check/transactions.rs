@@ -114,6 +114,7 @@ mod tests {
                 .collect(),
             values: values.to_vec(),
             offsets: values.iter().map(|value| Some(*value as i64)).collect(),
+            reads: Default::default(),
         };
         history.push(0, kind, op);
     }

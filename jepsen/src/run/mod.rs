@@ -3,9 +3,14 @@
 //!
 //! - [`network`]: a host a broker, and cuts between them. [`process`]: a broker.
 //! - [`schedule`]: which faults when, from the seed. [`nemesis`]: makes them happen.
-//! - [`writers`], [`readers`]: the clients. [`recorder`]: what they were told and when.
-//! - [`replicas`]: what each broker has stored. [`verdict`]: the judgement. [`html`]: the same, drawn.
+//! - [`clients`]: who is there; [`writers`], [`readers`], [`transfers`], [`churn`]: what they do.
+//!   [`recorder`]: what they were told and when.
+//! - [`ending`]: what is read at the end. [`replicas`]: what each broker has stored. [`verdict`]: the
+//!   judgement. [`html`]: the same, drawn.
 
+pub mod churn;
+pub mod clients;
+pub mod ending;
 pub mod html;
 pub mod nemesis;
 pub mod network;
@@ -15,28 +20,25 @@ pub mod readers;
 pub mod recorder;
 pub mod replicas;
 pub mod schedule;
+pub mod transfers;
 pub mod verdict;
 pub mod writers;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tidelog_client::{Admin, ClientConfig, NewTopic, StartPosition};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tidelog_client::{Admin, ClientConfig, NewTopic};
+use tokio::time::{Instant, sleep};
 
+use clients::Clients;
 use nemesis::Nemesis;
 use network::Network;
 use process::Process;
-use random::Random;
-use readers::Reader;
 use recorder::Recorder;
 use verdict::Verdict;
-use writers::Writer;
 
 /// Brokers of a run.
 pub const BROKERS: i32 = 3;
@@ -45,7 +47,15 @@ pub const BROKERS: i32 = 3;
 const SETTLE: Duration = Duration::from_secs(8);
 
 /// The workloads there are.
-pub const WORKLOADS: [&str; 4] = ["append", "txn", "group", "large"];
+pub const WORKLOADS: [&str; 7] = [
+    "append",
+    "txn",
+    "group",
+    "large",
+    "transfers",
+    "churn",
+    "many",
+];
 
 /// What a run is told to do.
 pub struct Options {
@@ -57,6 +67,8 @@ pub struct Options {
     /// Where logs, data and reports go.
     pub dir: PathBuf,
     pub partitions: i32,
+    /// Of the topic of the workload `many`.
+    pub many_partitions: i32,
     /// Writes must be acknowledged again this long after healing.
     pub recovery_limit: Duration,
 }
@@ -64,7 +76,6 @@ pub struct Options {
 /// What all clients of a run know.
 pub struct Run {
     bootstrap: String,
-    pub partitions: i32,
     pub large_batches: bool,
 }
 
@@ -79,10 +90,6 @@ impl Run {
         config.metadata_timeout = Duration::from_secs(1);
         config
     }
-
-    fn partition(&self, random: &mut Random) -> i32 {
-        random.between(0, self.partitions as u64) as i32
-    }
 }
 
 /// The name of a partition in histories.
@@ -93,14 +100,8 @@ pub fn key_of(topic: &str, partition: i32) -> String {
 
 const APPENDED: &str = "append";
 const TRANSACTED: &str = "txn";
-
-/// The clients of a run.
-struct Clients {
-    writers: JoinSet<()>,
-    readers: JoinSet<Result<()>>,
-    stop_writers: Arc<AtomicBool>,
-    stop_readers: Arc<AtomicBool>,
-}
+const TRANSFERRED: &str = "transfers";
+const MANY: &str = "many";
 
 /// Runs and judges; everything it started is gone when it returns or is dropped.
 ///
@@ -123,7 +124,7 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     create_topics(&nemesis.run, &topics).await?;
     let recorder = Arc::new(Recorder::default());
     nemesis.recorder = Arc::clone(&recorder);
-    let clients = start_clients(&options, &nemesis);
+    let clients = Clients::start(&options, &nemesis.run, &recorder);
     let millis = options.duration.as_millis() as u64;
     let steps = schedule::plan(options.seed, millis, BROKERS, &options.faults);
     let mut failures = Vec::new();
@@ -137,7 +138,7 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     sleep(Duration::from_millis(left)).await;
     nemesis.heal()?;
     sleep(SETTLE).await;
-    failures.extend(end_clients(clients).await);
+    failures.extend(clients.end().await);
     let mut verdict = Verdict {
         seed: options.seed,
         steps,
@@ -145,9 +146,7 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
         failures,
         ..Verdict::default()
     };
-    for topic in &topics {
-        read_everything(&nemesis, topic, &mut verdict).await;
-    }
+    ending::read_everything(&options, &nemesis, &mut verdict).await;
     verdict.judge(&recorder, &nemesis, &options);
     verdict.write(&recorder.observed(), &options.dir)?;
     Ok(verdict)
@@ -161,7 +160,6 @@ fn nemesis(options: &Options, network: Network) -> Result<Nemesis> {
     let addresses: Vec<&str> = brokers.iter().map(|broker| &*broker.address).collect();
     let run = Run {
         bootstrap: addresses.join(","),
-        partitions: options.partitions,
         large_batches: options.workloads.contains("large"),
     };
     Ok(Nemesis {
@@ -170,29 +168,57 @@ fn nemesis(options: &Options, network: Network) -> Result<Nemesis> {
         brokers,
         network,
         binary: options.binary.clone(),
-        topic: topics(options)[0].to_owned(),
+        topic: topics(options)
+            .first()
+            .map_or(APPENDED, |(topic, _)| topic)
+            .to_owned(),
     })
 }
 
-fn topics(options: &Options) -> Vec<&'static str> {
+/// The topics of the workloads asked for, with how many partitions.
+fn topics(options: &Options) -> Vec<(&'static str, i32)> {
+    let has = |names: &[&str]| names.iter().any(|name| options.workloads.contains(*name));
     let mut topics = Vec::new();
-    if options.workloads.iter().any(|workload| workload != "txn") {
-        topics.push(APPENDED);
+    // A group alone reads what is appended.
+    if has(&["append", "large", "group"]) {
+        topics.push((APPENDED, options.partitions));
     }
-    if options.workloads.contains("txn") {
-        topics.push(TRANSACTED);
+    if has(&["txn"]) {
+        topics.push((TRANSACTED, options.partitions));
+    }
+    if has(&["transfers"]) {
+        topics.push((TRANSFERRED, options.partitions));
+    }
+    if has(&["many"]) {
+        topics.push((MANY, options.many_partitions));
     }
     topics
 }
 
-async fn create_topics(run: &Run, topics: &[&str]) -> Result<()> {
+/// What a topic is created with: small segments, so that they change under the faults.
+fn configs(topic: &str) -> Vec<(String, String)> {
+    let configs: &[(&str, &str)] = match topic {
+        TRANSFERRED => &[
+            ("segment.ms", "3000"),
+            ("cleanup.policy", "compact"),
+            ("min.cleanable.dirty.ratio", "0.05"),
+        ],
+        _ => &[("segment.bytes", "1048576")],
+    };
+    let configs = configs.iter();
+    configs
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+async fn create_topics(run: &Run, topics: &[(&str, i32)]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
-    for topic in topics {
+    for (topic, partitions) in topics {
         let new = NewTopic {
             name: (*topic).to_owned(),
-            partitions: Some(run.partitions),
+            partitions: Some(*partitions),
             replication_factor: Some(BROKERS as i16),
-            configs: vec![("segment.bytes".to_owned(), "1048576".to_owned())],
+            configs: configs(topic),
             ..NewTopic::default()
         };
         loop {
@@ -211,149 +237,4 @@ async fn create_topics(run: &Run, topics: &[&str]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn start_clients(options: &Options, nemesis: &Nemesis) -> Clients {
-    let mut clients = Clients {
-        writers: JoinSet::new(),
-        readers: JoinSet::new(),
-        stop_writers: Arc::default(),
-        stop_readers: Arc::default(),
-    };
-    let (run, recorder) = (&nemesis.run, &nemesis.recorder);
-    let mut next_process = 0;
-    let mut process = || {
-        next_process += 1;
-        next_process
-    };
-    let writer = |stop: &Arc<AtomicBool>, process, topic: &str| Writer {
-        run: Arc::clone(run),
-        recorder: Arc::clone(recorder),
-        stop: Arc::clone(stop),
-        process,
-        topic: topic.to_owned(),
-    };
-    let reader = |stop: &Arc<AtomicBool>, process, topic: &str| Reader {
-        run: Arc::clone(run),
-        recorder: Arc::clone(recorder),
-        stop: Arc::clone(stop),
-        process,
-        topic: topic.to_owned(),
-    };
-    for topic in topics(options) {
-        if topic == TRANSACTED {
-            for _ in 0..3 {
-                let writer = writer(&clients.stop_writers, process(), topic);
-                clients.writers.spawn(writer.transact());
-            }
-        } else {
-            for partition in 0..run.partitions {
-                let writer = writer(&clients.stop_writers, process(), topic);
-                clients.writers.spawn(writer.append(partition));
-            }
-        }
-        let follower = reader(&clients.stop_readers, process(), topic);
-        clients.readers.spawn(follower.follow());
-        if options.workloads.contains("group") {
-            for member in 0..4 {
-                let reader = reader(&clients.stop_readers, process(), topic);
-                // Two members in each protocol.
-                let (group, next) = if member < 2 {
-                    ("classic", false)
-                } else {
-                    ("next", true)
-                };
-                let group = format!("{group}-{topic}");
-                clients
-                    .readers
-                    .spawn(async move { reader.join(&group, next).await });
-            }
-        }
-    }
-    clients
-}
-
-/// Stops the clients; what they could not do.
-async fn end_clients(mut clients: Clients) -> Vec<String> {
-    let mut failures = Vec::new();
-    clients.stop_writers.store(true, Ordering::Relaxed);
-    let all = async {
-        let mut panicked = Vec::new();
-        while let Some(ended) = clients.writers.join_next().await {
-            panicked.extend(ended.err().map(|error| format!("a writer: {error}")));
-        }
-        panicked
-    };
-    let ended = timeout(Duration::from_secs(30), all).await;
-    if let Ok(panicked) = ended {
-        failures.extend(panicked);
-    } else {
-        failures.push(format!(
-            "{} writers were not answered within 30 s of the last healing",
-            clients.writers.len()
-        ));
-        clients.writers.shutdown().await;
-    }
-    // Readers may be behind.
-    sleep(Duration::from_secs(2)).await;
-    clients.stop_readers.store(true, Ordering::Relaxed);
-    let ended = timeout(Duration::from_secs(30), async {
-        let mut told = Vec::new();
-        while let Some(ended) = clients.readers.join_next().await {
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => told.push(format!("a reader: {error:#}")),
-                Err(error) => told.push(format!("a reader: {error}")),
-            }
-        }
-        told
-    });
-    match ended.await {
-        Ok(told) => failures.extend(told),
-        Err(_) => failures.push("readers did not end within 30 s".to_owned()),
-    }
-    failures
-}
-
-/// Reads the topic through a client, and from each broker alone.
-async fn read_everything(nemesis: &Nemesis, topic: &str, verdict: &mut Verdict) {
-    let reader = Reader {
-        run: Arc::clone(&nemesis.run),
-        recorder: Arc::clone(&nemesis.recorder),
-        stop: Arc::default(),
-        process: 1_000,
-        topic: topic.to_owned(),
-    };
-    if let Err(error) = reader.read_all().await {
-        verdict.failures.push(format!("the final read: {error:#}"));
-    }
-    match compare_replicas(nemesis, topic).await {
-        Ok(differing) => verdict.differing_replicas.extend(differing),
-        Err(error) => verdict.failures.push(format!("replicas: {error:#}")),
-    }
-}
-
-async fn compare_replicas(nemesis: &Nemesis, topic: &str) -> Result<Vec<String>> {
-    let admin = Admin::new(nemesis.run.client()).await?;
-    let places = (0..nemesis.run.partitions).map(|p| (topic.to_owned(), p, StartPosition::Latest));
-    let mut differing = Vec::new();
-    for (_, partition, end) in admin.offsets(places).await? {
-        let copies: Vec<JoinHandle<Result<Vec<u8>>>> = nemesis
-            .brokers
-            .iter()
-            .map(|broker| {
-                let (address, topic) = (broker.address.clone(), topic.to_owned());
-                tokio::spawn(async move { replicas::read(&address, &topic, partition, end).await })
-            })
-            .collect();
-        let mut stored = Vec::new();
-        for copy in copies {
-            stored.push(copy.await??);
-        }
-        if stored.iter().any(|copy| *copy != stored[0]) {
-            let bytes: Vec<usize> = stored.iter().map(Vec::len).collect();
-            differing.push(format!("{topic}-{partition} up to {end}: {bytes:?} bytes"));
-        }
-    }
-    Ok(differing)
 }

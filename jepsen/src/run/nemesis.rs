@@ -45,6 +45,13 @@ impl Nemesis {
         Ok(())
     }
 
+    /// Of the brokers' Kafka listeners.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let addresses = self.brokers.iter().map(|broker| broker.address.clone());
+        addresses.collect()
+    }
+
     async fn leader(&self) -> Option<i32> {
         let ask = async {
             let admin = Admin::new(self.run.client()).await.ok()?;

@@ -47,7 +47,8 @@ impl Process {
             "broker.id = {id}\nlisteners = \"{}\"\npeer.listener = \"{}:{PEER_PORT}\"\n\
              http.listener = \"{}:9292\"\ndata.dir = \"{}\"\nseed.brokers = \"{}\"\n\
              default.replication.factor = {brokers}\n\
-             group.initial.rebalance.delay.ms = 500\njournal.file.bytes = 8388608\n",
+             group.initial.rebalance.delay.ms = 500\njournal.file.bytes = 8388608\n\
+             log.cleaner.backoff.ms = 1000\n",
             process.address,
             host(id),
             host(id),

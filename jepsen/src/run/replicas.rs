@@ -1,5 +1,6 @@
 //! What each broker has stored, asked of it alone, byte by byte.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +10,7 @@ use kafka_protocol::messages::{
     BrokerId, FetchRequest, FetchResponse, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+use kafka_protocol::records::RecordBatchDecoder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,11 +26,44 @@ const READ_LIMIT: Duration = Duration::from_secs(60);
 const LAST_OFFSET_DELTA: usize = 23;
 const HEADER_LEN: usize = 61;
 
+type KeyValue = (Option<Bytes>, Option<Bytes>);
+
+/// What one broker has stored of a partition.
+pub struct Stored {
+    pub bytes: Vec<u8>,
+}
+
+impl Stored {
+    /// Key and value at each offset.
+    fn records(&self) -> Result<BTreeMap<i64, KeyValue>> {
+        let mut bytes = Bytes::copy_from_slice(&self.bytes);
+        let mut records = BTreeMap::new();
+        while !bytes.is_empty() {
+            for record in RecordBatchDecoder::decode(&mut bytes)?.records {
+                records.insert(record.offset, (record.key, record.value));
+            }
+        }
+        Ok(records)
+    }
+
+    /// Whether another copy has something else at an offset that both have; what cannot be read does.
+    #[must_use]
+    pub fn contradicts(&self, other: &Stored) -> bool {
+        let (Ok(ours), Ok(theirs)) = (self.records(), other.records()) else {
+            return true;
+        };
+        let mut common = ours
+            .iter()
+            .filter_map(|(offset, record)| Some((record, theirs.get(offset)?)));
+        common.any(|(ours, theirs)| ours != theirs)
+    }
+}
+
 /// The batches of one partition below `end`, as the broker at `address` stores them.
 ///
 /// # Errors
 /// When they are not all there within a minute.
-pub async fn read(address: &str, topic: &str, partition: i32, end: i64) -> Result<Vec<u8>> {
+pub async fn read(address: &str, topic: &str, partition: i32, end: i64) -> Result<Stored> {
     let deadline = Instant::now() + READ_LIMIT;
     let mut stored = Vec::new();
     let mut next = 0;
@@ -57,7 +92,7 @@ pub async fn read(address: &str, topic: &str, partition: i32, end: i64) -> Resul
         };
         next = take_batches(&batches, next, &mut stored)?;
     }
-    Ok(stored)
+    Ok(Stored { bytes: stored })
 }
 
 /// Copies whole batches; the offset after them.
@@ -70,10 +105,12 @@ fn take_batches(mut bytes: &[u8], mut next: i64, stored: &mut Vec<u8>) -> Result
             break;
         }
         let delta = (&bytes[LAST_OFFSET_DELTA..]).get_i32();
-        if base != next {
+        let after = base + i64::from(delta) + 1;
+        // Compaction leaves gaps; going back is none.
+        if after <= next {
             bail!("a batch at offset {base} where {next} was asked for");
         }
-        next = base + i64::from(delta) + 1;
+        next = after;
         stored.extend_from_slice(&bytes[..length]);
         bytes = &bytes[length..];
     }

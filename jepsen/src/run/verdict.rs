@@ -70,7 +70,7 @@ impl Verdict {
             let name = format!("{} {:?}", timed.f, timed.kind).to_lowercase();
             *self.operations.entry(name).or_default() += 1;
         }
-        self.recoveries = recoveries(&observed, options.partitions);
+        self.recoveries = recoveries(&observed, options.partitions, self.millis);
         let limit_ms = options.recovery_limit.as_millis() as u64;
         let slow = self
             .recoveries
@@ -101,7 +101,7 @@ impl Verdict {
     }
 }
 
-fn recoveries(observed: &Observed, partitions: i32) -> Vec<Recovery> {
+fn recoveries(observed: &Observed, partitions: i32, end_ms: u64) -> Vec<Recovery> {
     let mut found = Vec::new();
     let mut healed: Vec<u64> = observed.spans.iter().map(|span| span.ended_ms).collect();
     healed.dedup();
@@ -129,9 +129,10 @@ fn recoveries(observed: &Observed, partitions: i32) -> Vec<Recovery> {
             let took_ms = match first.filter(before_next) {
                 Some(ended) => Some(ended - healed_ms),
                 // Nothing at all in a window this long is as slow as it gets.
-                None => next
-                    .map(|next| next - healed_ms)
-                    .filter(|window| *window > 5_000),
+                None => {
+                    let window = next.unwrap_or(end_ms) - healed_ms;
+                    Some(window).filter(|window| *window > 5_000)
+                }
             };
             found.push(Recovery {
                 healed_ms,
@@ -238,9 +239,17 @@ mod tests {
             spans: vec![span(100, 500), span(20_000, 21_000)],
             ..Observed::default()
         };
-        let took: Vec<_> = recoveries(&observed, 3).iter().map(|r| r.took_ms).collect();
-        // Partition 1 had nothing between the two faults, partition 0 nothing after the second.
-        assert_eq!(took, [Some(200), Some(19_500), None, Some(9_000)]);
+        let took = |end_ms| -> Vec<_> {
+            let found = recoveries(&observed, 3, end_ms);
+            found.iter().map(|r| r.took_ms).collect()
+        };
+        // Partition 1 had nothing between the two faults, partition 0 nothing after the second, which
+        // is only wrong when there was time for it.
+        assert_eq!(took(24_000), [Some(200), Some(19_500), None, Some(9_000)]);
+        assert_eq!(
+            took(31_000),
+            [Some(200), Some(19_500), Some(10_000), Some(9_000)]
+        );
     }
 
     #[test]

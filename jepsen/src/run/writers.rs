@@ -1,84 +1,58 @@
 //! Clients that append: with acknowledgements alone, or in transactions.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidelog_client::{Error, Producer, ProducerConfig, Record};
+use tidelog_client::{
+    Consumer, ConsumerConfig, Error, Isolation, Producer, ProducerConfig, Record, StartPosition,
+};
 
+use super::clients::Client;
 use super::random::Random;
-use super::recorder::{Recorder, Timed};
-use super::{Run, key_of};
-use crate::history::{Kind, Op, ProcessId};
+use super::readers::number;
+use super::recorder::Timed;
+use super::{APPENDED, key_of};
+use crate::history::{Key, Kind, Op, Value};
 
 /// Values are unique over all clients of a run.
 static NEXT_VALUE: AtomicU64 = AtomicU64::new(1);
 
-fn next_value() -> u64 {
+pub(super) fn next_value() -> u64 {
     NEXT_VALUE.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One appending client.
-pub struct Writer {
-    pub run: Arc<Run>,
-    pub recorder: Arc<Recorder>,
-    pub stop: Arc<AtomicBool>,
-    pub process: ProcessId,
-    pub topic: String,
-}
+pub struct Writer(pub Client);
 
 impl Writer {
-    fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-
     fn record(&self, partition: i32, value: u64, padding: usize) -> Record {
         let mut text = value.to_string();
         text.extend(std::iter::once(' ').cycle().take(padding));
-        Record::new(self.topic.as_str(), text).with_partition(partition)
-    }
-
-    fn timed(&self, f: &'static str, began_ms: u64, kind: Kind, records: usize) -> Timed {
-        Timed {
-            process: self.process,
-            f,
-            kind,
-            partition: None,
-            began_ms,
-            ended_ms: 0,
-            records,
-        }
-    }
-
-    /// A producer that is made anew until a broker answers.
-    async fn producer(&self, config: ProducerConfig) -> Option<Producer> {
-        while self.goes_on() {
-            match Producer::new(self.run.client(), config.clone()).await {
-                Ok(producer) => return Some(producer),
-                Err(error) => self.recorder.error(&error),
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        None
+        Record::new(self.0.topic.as_str(), text).with_partition(partition)
     }
 
     /// Appends to one partition, a few values at a time, until told to stop.
     pub async fn append(self, partition: i32) {
         let config = ProducerConfig::default()
             .with_linger(Duration::from_millis(1))
-            .with_batch_bytes(if self.run.large_batches {
+            .with_batch_bytes(if self.0.run.large_batches {
                 512 << 10
             } else {
                 2 << 10
             })
             .with_delivery_timeout(Duration::from_secs(120));
-        let Some(producer) = self.producer(config).await else {
+        let Some(producer) = self.0.producer(config).await else {
             return;
         };
-        let mut random = Random::new(u64::from(self.process));
-        while self.goes_on() {
+        let mut random = Random::new(u64::from(self.0.process));
+        while self.0.goes_on() {
             let count = random.between(1, 12) as usize;
-            let padding = if self.run.large_batches { 60_000 } else { 200 };
+            let padding = if self.0.run.large_batches {
+                60_000
+            } else {
+                200
+            };
             self.append_once(&producer, partition, count, padding).await;
             tokio::time::sleep(Duration::from_millis(random.between(1, 25))).await;
         }
@@ -86,8 +60,8 @@ impl Writer {
     }
 
     async fn append_once(&self, producer: &Producer, partition: i32, count: usize, padding: usize) {
-        let began_ms = self.recorder.now_ms();
-        let key = key_of(&self.topic, partition);
+        let began_ms = self.0.recorder.now_ms();
+        let key = key_of(&self.0.topic, partition);
         let values: Vec<u64> = (0..count).map(|_| next_value()).collect();
         let mut waiting = Vec::new();
         for value in &values {
@@ -102,7 +76,7 @@ impl Writer {
             let (kind, offsets) = match outcome {
                 Ok(position) => (Kind::Ok, vec![position.offset]),
                 Err(error) => {
-                    self.recorder.error(&error);
+                    self.0.recorder.error(&error);
                     worst = Kind::Info;
                     (Kind::Info, Vec::new())
                 }
@@ -112,11 +86,44 @@ impl Writer {
                 values: vec![value],
                 offsets,
             };
-            self.recorder.event(self.process, kind, op);
+            self.0.event(kind, op);
         }
-        let mut timed = self.timed("send", began_ms, worst, count);
-        timed.partition = Some(partition);
-        self.recorder.timed(timed);
+        self.0.recorder.timed(Timed {
+            process: self.0.process,
+            f: "send",
+            kind: worst,
+            // Recovery is measured where somebody appends all the time.
+            partition: (self.0.topic == APPENDED).then_some(partition),
+            began_ms,
+            ended_ms: 0,
+            records: count,
+        });
+    }
+
+    /// Appends to a few of many partitions at a time: to those whose number leaves `part` when
+    /// divided by `parts`.
+    pub async fn scatter(self, part: i32, parts: i32) {
+        let config = ProducerConfig::default()
+            .with_linger(Duration::from_millis(1))
+            .with_delivery_timeout(Duration::from_secs(120));
+        let Some(producer) = self.0.producer(config).await else {
+            return;
+        };
+        let mut random = Random::new(u64::from(self.0.process));
+        let rounds = (self.0.partitions - part + parts - 1) / parts;
+        while self.0.goes_on() {
+            let mut appends = Vec::new();
+            let mut chosen = BTreeSet::new();
+            for _ in 0..10 {
+                chosen.insert(random.between(0, rounds as u64) as i32 * parts + part);
+            }
+            for partition in chosen {
+                appends.push(self.append_once(&producer, partition, 2, 20));
+            }
+            futures_util::future::join_all(appends).await;
+            tokio::time::sleep(Duration::from_millis(random.between(5, 40))).await;
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(10), producer.close()).await;
     }
 
     /// Appends to several partitions in transactions, of which some are aborted.
@@ -125,42 +132,98 @@ impl Writer {
             .with_linger(Duration::from_millis(1))
             .with_delivery_timeout(Duration::from_secs(60))
             .with_transaction_timeout(Duration::from_secs(15))
-            .with_transactional_id(format!("jepsen-{}", self.process));
-        let mut random = Random::new(u64::from(self.process));
+            .with_transactional_id(format!("jepsen-{}", self.0.process));
+        let mut random = Random::new(u64::from(self.0.process));
         let mut known: Option<Producer> = None;
-        while self.goes_on() {
+        let mut consumer: Option<Consumer> = None;
+        while self.0.goes_on() {
             // Now and then another producer takes the id over.
             if random.between(0, 40) == 0 {
                 known = None;
             }
             let producer = match known.take() {
                 Some(producer) => producer,
-                None => match self.producer(config.clone()).await {
+                None => match self.0.producer(config.clone()).await {
                     Some(producer) => producer,
                     None => return,
                 },
             };
-            if self.transact_once(&producer, &mut random).await {
+            if consumer.is_none() {
+                consumer = self.follow_all().await;
+            }
+            let transacted = self.transact_once(&producer, consumer.as_mut(), &mut random);
+            if transacted.await {
                 known = Some(producer);
             }
             tokio::time::sleep(Duration::from_millis(random.between(1, 40))).await;
         }
     }
 
+    /// Reads committed values of all partitions, from their ends on.
+    async fn follow_all(&self) -> Option<Consumer> {
+        let config = ConsumerConfig::default().with_isolation(Isolation::ReadCommitted);
+        let places = (0..self.0.partitions).map(|p| (&*self.0.topic, p, StartPosition::Latest));
+        let made = async {
+            let mut consumer = Consumer::new(self.0.config(), config).await?;
+            consumer.assign(places).await?;
+            let keys = (0..self.0.partitions).map(|p| key_of(&self.0.topic, p));
+            let keys = keys.collect();
+            self.0.event(Kind::Ok, Op::Assign { keys });
+            Ok::<Consumer, tidelog_client::Error>(consumer)
+        };
+        let made = made.await.inspect_err(|error| self.0.recorder.error(error));
+        made.ok()
+    }
+
+    /// What a transaction reads before it writes: it waits no longer than a few milliseconds.
+    async fn poll_within(&self, consumer: &mut Consumer) -> BTreeMap<Key, Vec<(i64, Value)>> {
+        let mut reads: BTreeMap<Key, Vec<(i64, Value)>> = BTreeMap::new();
+        let wait = Duration::from_millis(5);
+        while let Ok(Ok(fetched)) = tokio::time::timeout(wait, consumer.next()).await {
+            let records = fetched.records.iter().filter_map(|record| {
+                let value = number(record.value.as_deref()?).ok()?;
+                Some((record.offset, value))
+            });
+            let records: Vec<(i64, Value)> = records.collect();
+            if !records.is_empty() {
+                let key = key_of(&fetched.topic, fetched.partition);
+                let polled = BTreeMap::from([(key.clone(), records.clone())]);
+                self.0.event(Kind::Ok, Op::Poll { records: polled });
+                reads.entry(key).or_default().extend(records);
+            }
+            if fetched.at_end() {
+                break;
+            }
+        }
+        reads
+    }
+
     /// One transaction; false when the producer is of no more use.
-    async fn transact_once(&self, producer: &Producer, random: &mut Random) -> bool {
-        let began_ms = self.recorder.now_ms();
+    async fn transact_once(
+        &self,
+        producer: &Producer,
+        consumer: Option<&mut Consumer>,
+        random: &mut Random,
+    ) -> bool {
+        let began_ms = self.0.recorder.now_ms();
         let transaction = match producer.begin().await {
             Ok(transaction) => transaction,
             Err(error) => {
-                self.recorder.error(&error);
+                self.0.recorder.error(&error);
                 return false;
             }
         };
+        let reads = match consumer {
+            Some(consumer) => self.poll_within(consumer).await,
+            None => BTreeMap::new(),
+        };
         let (mut keys, mut values, mut deliveries) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..random.between(1, 7) {
-            let (partition, value) = (self.run.partition(random), next_value());
-            keys.push(key_of(&self.topic, partition));
+            let (partition, value) = (
+                random.between(0, self.0.partitions as u64) as i32,
+                next_value(),
+            );
+            keys.push(key_of(&self.0.topic, partition));
             values.push(value);
             // What fails is told by the commit.
             deliveries.push(transaction.send(self.record(partition, value, 50)).await);
@@ -173,12 +236,12 @@ impl Writer {
             keys: keys.clone(),
             values: values.clone(),
             offsets,
+            reads: reads.clone(),
         };
         let ended = if aborts {
             transaction.abort().await
         } else {
-            self.recorder
-                .event(self.process, Kind::Invoke, txn(Vec::new()));
+            self.0.event(Kind::Invoke, txn(Vec::new()));
             transaction.commit().await
         };
         let (kind, offsets) = match &ended {
@@ -190,11 +253,10 @@ impl Writer {
             Err(_) => (Kind::Info, Vec::new()),
         };
         if let Err(error) = &ended {
-            self.recorder.error(error);
+            self.0.recorder.error(error);
         }
-        self.recorder.event(self.process, kind, txn(offsets));
-        self.recorder
-            .timed(self.timed("txn", began_ms, kind, values.len()));
+        self.0.event(kind, txn(offsets));
+        self.0.timed("txn", began_ms, kind, values.len());
         !matches!(ended, Err(Error::Fenced { .. }))
     }
 }
