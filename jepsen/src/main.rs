@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use tidelog_jepsen::run::peer::Peer;
 use tidelog_jepsen::run::{self, Options, WORKLOADS, schedule};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,15 +39,15 @@ struct Run {
         default_value = "append,txn,group,transfers,churn"
     )]
     workload: Vec<String>,
-    /// Any of kill, pause, restart, partition, slow, lossy; or none
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "kill,pause,restart,partition,slow,lossy"
-    )]
+    /// Any of kill, pause, restart, partition, slow, lossy, power-loss, disk-error, disk-full,
+    /// disk-stall, disk-slow, damage; or none
+    #[arg(long, value_delimiter = ',', default_values = schedule::KINDS)]
     faults: Vec<String>,
+    /// Whose brokers: tidelog, or kafka from the jars in the folder that KAFKA_LIBS names
+    #[arg(long, default_value = "tidelog", value_parser = ["tidelog", "kafka"])]
+    peer: String,
     /// The broker's binary
-    #[arg(long, default_value = "target/debug/tidelog")]
+    #[arg(long, env = "TIDELOG_BIN", default_value = "target/debug/tidelog")]
     binary: PathBuf,
     /// Where reports, logs and data go; default: target/jepsen/seed-N
     #[arg(long)]
@@ -74,16 +75,26 @@ fn known(given: Vec<String>, all: &[&str], what: &str) -> Result<BTreeSet<String
 }
 
 async fn run(args: Run) -> Result<bool> {
-    let binary = args.binary.canonicalize();
-    let binary = binary.with_context(|| {
+    let peer = if args.peer == "kafka" {
+        Peer::kafka()?
+    } else {
+        let binary = args.binary.canonicalize();
+        let binary = binary.with_context(|| {
+            format!(
+                "no {}: cargo build -p tidelog, or --binary",
+                args.binary.display()
+            )
+        })?;
+        Peer::Tidelog { binary }
+    };
+    let out = args.out.unwrap_or_else(|| {
         format!(
-            "no {}: cargo build -p tidelog, or --binary",
-            args.binary.display()
+            "target/jepsen/{}seed-{}",
+            if args.peer == "kafka" { "kafka-" } else { "" },
+            args.seed
         )
-    })?;
-    let out = args
-        .out
-        .unwrap_or_else(|| format!("target/jepsen/seed-{}", args.seed).into());
+        .into()
+    });
     if out.exists() {
         std::fs::remove_dir_all(&out).context("remove an earlier report")?;
     }
@@ -93,7 +104,7 @@ async fn run(args: Run) -> Result<bool> {
         duration: Duration::from_secs_f64(args.minutes * 60.0),
         workloads: known(args.workload, &WORKLOADS, "workload")?,
         faults: known(args.faults, &schedule::KINDS, "fault")?,
-        binary,
+        peer,
         dir: out.canonicalize()?,
         partitions: args.partitions,
         many_partitions: args.many_partitions,
@@ -112,10 +123,11 @@ async fn run(args: Run) -> Result<bool> {
     Ok(verdict.is_valid())
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let Command::Run(args) = Cli::parse().command;
-    match run(args).await {
+    run::disk::in_own_mounts();
+    let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from);
+    match runtime.and_then(|runtime| runtime.block_on(run(args))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -1,7 +1,9 @@
 //! One run: brokers in namespaces of their own, clients, faults by a seeded schedule, then everything
 //! healed, read and judged.
 //!
-//! - [`network`]: a host a broker, and cuts between them. [`process`]: a broker.
+//! - [`network`]: a host a broker, and cuts between them. [`disk`]: a disk a broker, and what happens to
+//!   it; [`damage`]: to its files. [`process`]: a broker;
+//!   [`peer`]: ours, or Apache Kafka's.
 //! - [`schedule`]: which faults when, from the seed. [`nemesis`]: makes them happen.
 //! - [`clients`]: who is there; [`writers`], [`readers`], [`transfers`], [`churn`]: what they do.
 //!   [`recorder`]: what they were told and when.
@@ -10,10 +12,13 @@
 
 pub mod churn;
 pub mod clients;
+pub mod damage;
+pub mod disk;
 pub mod ending;
 pub mod html;
 pub mod nemesis;
 pub mod network;
+pub mod peer;
 pub mod process;
 pub mod random;
 pub mod readers;
@@ -36,6 +41,7 @@ use tokio::time::{Instant, sleep};
 use clients::Clients;
 use nemesis::Nemesis;
 use network::Network;
+use peer::Peer;
 use process::Process;
 use recorder::Recorder;
 use verdict::Verdict;
@@ -63,7 +69,7 @@ pub struct Options {
     pub duration: Duration,
     pub workloads: BTreeSet<String>,
     pub faults: BTreeSet<String>,
-    pub binary: PathBuf,
+    pub peer: Peer,
     /// Where logs, data and reports go.
     pub dir: PathBuf,
     pub partitions: i32,
@@ -115,10 +121,27 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
         skipped.push("lossy: this kernel has no netem".to_owned());
         options.faults.remove("lossy");
     }
+    if matches!(options.peer, Peer::Kafka { .. }) && options.faults.remove("damage") {
+        skipped.push("damage: it knows only our files".to_owned());
+    }
+    let wants_disks = schedule::DISK_KINDS
+        .iter()
+        .any(|kind| options.faults.contains(*kind));
+    let has_disks = match wants_disks.then(|| disk::Disk::check(&options.dir)) {
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            skipped.push(format!("faults of disks: {error:#}"));
+            options
+                .faults
+                .retain(|kind| !schedule::DISK_KINDS.contains(&kind.as_str()));
+            false
+        }
+        None => false,
+    };
     for line in &skipped {
         println!("skipped {line}");
     }
-    let mut nemesis = nemesis(&options, network)?;
+    let mut nemesis = nemesis(&options, network, has_disks)?;
     nemesis.start_all()?;
     let topics = topics(&options);
     create_topics(&nemesis.run, &topics).await?;
@@ -138,9 +161,11 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     sleep(Duration::from_millis(left)).await;
     nemesis.heal()?;
     sleep(SETTLE).await;
+    failures.append(&mut nemesis.failures);
     failures.extend(clients.end().await);
     let mut verdict = Verdict {
         seed: options.seed,
+        peer: options.peer.name(),
         steps,
         skipped,
         failures,
@@ -152,9 +177,19 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     Ok(verdict)
 }
 
-fn nemesis(options: &Options, network: Network) -> Result<Nemesis> {
+fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemesis> {
     let brokers: Result<Vec<Process>> = (1..=BROKERS)
-        .map(|id| Process::new(&network, id, BROKERS, &options.dir))
+        .map(|id| {
+            let disk = has_disks.then(|| disk::Disk::create(&options.dir, &format!("disk-{id}")));
+            Process::new(
+                &network,
+                id,
+                BROKERS,
+                &options.dir,
+                &options.peer,
+                disk.transpose()?,
+            )
+        })
         .collect();
     let brokers = brokers?;
     let addresses: Vec<&str> = brokers.iter().map(|broker| &*broker.address).collect();
@@ -167,7 +202,9 @@ fn nemesis(options: &Options, network: Network) -> Result<Nemesis> {
         recorder: Arc::default(),
         brokers,
         network,
-        binary: options.binary.clone(),
+        off: BTreeSet::new(),
+        failures: Vec::new(),
+        peer: options.peer.clone(),
         topic: topics(options)
             .first()
             .map_or(APPENDED, |(topic, _)| topic)
@@ -203,7 +240,7 @@ fn configs(topic: &str) -> Vec<(String, String)> {
             ("cleanup.policy", "compact"),
             ("min.cleanable.dirty.ratio", "0.05"),
         ],
-        _ => &[("segment.bytes", "1048576")],
+        _ => &[("segment.bytes", "1048576"), ("segment.ms", "10000")],
     };
     let configs = configs.iter();
     configs

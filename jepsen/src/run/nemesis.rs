@@ -1,22 +1,26 @@
 //! Does what the schedule says, and undoes it.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tidelog_client::Admin;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Run;
+use super::damage;
+use super::disk::Disk;
 use super::network::Network;
+use super::peer::Peer;
 use super::process::Process;
+use super::random::Random;
 use super::recorder::{Recorder, Span};
 use super::schedule::{Fault, Step, Who};
 
-/// A clean stop may take this long.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// A broker whose disk fails must have ended by then.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// A narrow link: a few requests a second of the size the writers make.
 const NARROW: &str = "tbf rate 400kbit burst 16kb latency 400ms";
@@ -29,18 +33,22 @@ pub struct Nemesis {
     /// Before the network, so that they end first.
     pub brokers: Vec<Process>,
     pub network: Network,
-    pub binary: PathBuf,
+    pub peer: Peer,
     pub topic: String,
+    /// Brokers whose disk is off.
+    pub off: BTreeSet<i32>,
+    /// What a fault should have led to, and did not.
+    pub failures: Vec<String>,
 }
 
 impl Nemesis {
     /// Starts every broker that does not run.
     ///
     /// # Errors
-    /// When the binary cannot be started.
+    /// When one cannot be started.
     pub fn start_all(&mut self) -> Result<()> {
         for broker in &mut self.brokers {
-            broker.start(&self.binary)?;
+            broker.start(&self.peer)?;
         }
         Ok(())
     }
@@ -85,6 +93,7 @@ impl Nemesis {
             );
         }
         let mut spans = Vec::new();
+        let mut slow = Vec::new();
         for fault in &step.faults {
             let began_ms = self.recorder.now_ms();
             let struck = self.strike(*fault).await?;
@@ -92,13 +101,23 @@ impl Nemesis {
                 "{:>8.1} s  {fault}: brokers {struck:?}",
                 began_ms as f64 / 1e3
             );
+            if matches!(fault, Fault::DiskSlow(_)) {
+                slow.clone_from(&struck);
+            }
             spans.push(Span {
                 fault: format!("{fault} {struck:?}"),
                 began_ms,
                 ended_ms: 0,
             });
         }
-        sleep(Duration::from_millis(step.lasting_ms)).await;
+        let deadline = Instant::now() + Duration::from_millis(step.lasting_ms);
+        while !slow.is_empty() && Instant::now() < deadline {
+            self.hesitate(&slow).await?;
+        }
+        sleep_until(deadline).await;
+        if let [Fault::DiskError(_)] = step.faults[..] {
+            self.expect_end().await;
+        }
         self.heal()?;
         let ended_ms = self.recorder.now_ms();
         println!("{:>8.1} s  healed", ended_ms as f64 / 1e3);
@@ -111,31 +130,110 @@ impl Nemesis {
 
     async fn strike(&mut self, fault: Fault) -> Result<Vec<i32>> {
         let who = match fault {
-            Fault::Kill(who) | Fault::Pause(who) | Fault::Restart(who) => who,
-            Fault::Slow(who) | Fault::Lossy(who) => who,
             Fault::Cut(cut) => return self.cut(cut).await,
+            Fault::Kill(who) | Fault::Pause(who) | Fault::Restart(who) => who,
+            Fault::Slow(who) | Fault::Lossy(who) | Fault::PowerLoss(who) => who,
+            Fault::DiskError(who) | Fault::DiskFull(who) | Fault::DiskStall(who) => who,
+            Fault::DiskSlow(who) | Fault::Damage(who) => who,
         };
         let struck = self.resolve(who).await;
+        // The power of all goes in one moment.
+        if let Fault::PowerLoss(_) | Fault::DiskError(_) = fault {
+            for id in &struck {
+                self.broker(*id).disk_off()?;
+                self.off.insert(*id);
+            }
+        }
         for id in &struck {
-            let broker = &mut self.brokers[*id as usize - 1];
             match fault {
-                Fault::Kill(_) => broker.kill(),
-                Fault::Pause(_) => broker.signal(Signal::STOP),
+                Fault::Kill(_) | Fault::PowerLoss(_) => self.broker(*id).kill(),
+                Fault::Pause(_) => self.broker(*id).signal(Signal::STOP),
                 Fault::Slow(_) => self.network.shape(*id, NARROW)?,
                 Fault::Lossy(_) => self.network.shape(*id, LOSSY)?,
-                Fault::Restart(_) => {
-                    broker.signal(Signal::TERM);
-                    let deadline = Instant::now() + STOP_LIMIT;
-                    while broker.is_running() {
-                        ensure!(Instant::now() < deadline, "broker {id} does not stop");
-                        sleep(Duration::from_millis(20)).await;
-                    }
-                    broker.start(&self.binary)?;
-                }
-                Fault::Cut(_) => {}
+                Fault::Restart(_) => self.restart(*id).await?,
+                Fault::DiskFull(_) if !self.off.contains(id) => self.disk(*id)?.fill()?,
+                Fault::DiskStall(_) if !self.off.contains(id) => self.disk(*id)?.freeze()?,
+                Fault::Damage(_) => self.damage(*id)?,
+                _ => {}
             }
         }
         Ok(struck)
+    }
+
+    fn broker(&mut self, id: i32) -> &mut Process {
+        &mut self.brokers[id as usize - 1]
+    }
+
+    fn disk(&mut self, id: i32) -> Result<&mut Disk> {
+        let disk = self.broker(id).disk.as_mut();
+        disk.context("the broker has no disk of its own")
+    }
+
+    async fn restart(&mut self, id: i32) -> Result<()> {
+        if self.off.contains(&id) {
+            return Ok(());
+        }
+        let peer = self.peer.clone();
+        let broker = self.broker(id);
+        // A paused one would not hear it, and one that waits for its disk cannot stop.
+        broker.signal(Signal::CONT);
+        if let Some(disk) = &mut broker.disk {
+            disk.thaw();
+        }
+        broker.signal(Signal::TERM);
+        let deadline = Instant::now() + peer.stop_limit();
+        while broker.is_running() {
+            ensure!(Instant::now() < deadline, "broker {id} does not stop");
+            sleep(Duration::from_millis(20)).await;
+        }
+        broker.start(&peer)
+    }
+
+    fn damage(&mut self, id: i32) -> Result<()> {
+        if self.off.contains(&id) {
+            return Ok(());
+        }
+        let peer = self.peer.clone();
+        let seed = self.recorder.now_ms();
+        let broker = self.broker(id);
+        broker.kill();
+        for line in damage::damage(&broker.data_dir, &mut Random::new(seed))? {
+            println!("            {line}");
+        }
+        broker.start(&peer)
+    }
+
+    /// Stops the disks of these brokers for a moment, and lets them go on for a shorter one.
+    async fn hesitate(&mut self, slow: &[i32]) -> Result<()> {
+        let on: Vec<i32> = slow
+            .iter()
+            .copied()
+            .filter(|id| !self.off.contains(id))
+            .collect();
+        for id in &on {
+            self.disk(*id)?.freeze()?;
+        }
+        sleep(Duration::from_millis(150)).await;
+        for id in &on {
+            self.disk(*id)?.thaw();
+        }
+        sleep(Duration::from_millis(50)).await;
+        Ok(())
+    }
+
+    /// A broker whose disk fails must not go on.
+    async fn expect_end(&mut self) {
+        let deadline = Instant::now() + END_LIMIT;
+        for id in self.off.clone() {
+            while self.broker(id).is_running() {
+                if Instant::now() > deadline {
+                    self.failures
+                        .push(format!("broker {id} goes on although its disk fails"));
+                    break;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
     }
 
     async fn cut(&mut self, cut: super::schedule::Cut) -> Result<Vec<i32>> {
@@ -156,7 +254,14 @@ impl Nemesis {
     /// When a broker cannot be started.
     pub fn heal(&mut self) -> Result<()> {
         self.network.heal();
-        for broker in &self.brokers {
+        for id in std::mem::take(&mut self.off) {
+            self.broker(id).disk_on()?;
+        }
+        for broker in &mut self.brokers {
+            if let Some(disk) = &mut broker.disk {
+                disk.thaw();
+                disk.empty();
+            }
             broker.signal(Signal::CONT);
         }
         self.start_all()

@@ -1,16 +1,16 @@
 //! One broker's process in its namespace.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::disk::Disk;
 use super::network::{Host, Network};
-
-const KAFKA_PORT: u16 = 9092;
-const PEER_PORT: u16 = 9192;
+use super::peer::{Peer, Place};
 
 /// A broker: where it is, and its process while it runs.
 pub struct Process {
@@ -19,6 +19,10 @@ pub struct Process {
     pub address: String,
     pub log_path: PathBuf,
     pub data_dir: PathBuf,
+    /// When it has one of its own.
+    pub disk: Option<Disk>,
+    /// Parts of its log, in bytes, that were written while its disk failed.
+    pub log_off: Vec<Range<usize>>,
     namespace: String,
     config_path: PathBuf,
     child: Option<Child>,
@@ -29,41 +33,47 @@ impl Process {
     ///
     /// # Errors
     /// When its configuration cannot be written.
-    pub fn new(network: &Network, id: i32, brokers: i32, dir: &Path) -> Result<Self> {
-        let host = |id| network.address(Host::Broker(id));
-        let seeds: Vec<String> = (1..=brokers)
-            .map(|id| format!("{id}@{}:{PEER_PORT}", host(id)))
+    pub fn new(
+        network: &Network,
+        id: i32,
+        brokers: i32,
+        dir: &Path,
+        peer: &Peer,
+        disk: Option<Disk>,
+    ) -> Result<Self> {
+        let hosts: Vec<String> = (1..=brokers)
+            .map(|id| network.address(Host::Broker(id)))
             .collect();
-        let process = Self {
-            id,
-            address: format!("{}:{KAFKA_PORT}", host(id)),
-            log_path: dir.join(format!("broker-{id}.log")),
-            data_dir: dir.join(format!("data-{id}")),
-            namespace: network.namespace(id),
-            config_path: dir.join(format!("broker-{id}.toml")),
-            child: None,
+        let data_dir = match &disk {
+            Some(disk) => disk.dir().join("data"),
+            None => dir.join(format!("data-{id}")),
         };
-        let text = format!(
-            "broker.id = {id}\nlisteners = \"{}\"\npeer.listener = \"{}:{PEER_PORT}\"\n\
-             http.listener = \"{}:9292\"\ndata.dir = \"{}\"\nseed.brokers = \"{}\"\n\
-             default.replication.factor = {brokers}\n\
-             group.initial.rebalance.delay.ms = 500\njournal.file.bytes = 8388608\n\
-             log.cleaner.backoff.ms = 1000\n",
-            process.address,
-            host(id),
-            host(id),
-            process.data_dir.display(),
-            seeds.join(","),
-        );
-        fs::write(&process.config_path, text).context("write a broker's configuration")?;
-        Ok(process)
+        let config_path = dir.join(format!("broker-{id}.conf"));
+        let place = Place {
+            id,
+            hosts: &hosts,
+            data_dir: &data_dir,
+            config_path: &config_path,
+        };
+        peer.configure(&place)?;
+        Ok(Self {
+            id,
+            address: place.address(),
+            log_path: dir.join(format!("broker-{id}.log")),
+            data_dir,
+            disk,
+            log_off: Vec::new(),
+            namespace: network.namespace(id),
+            config_path,
+            child: None,
+        })
     }
 
     /// Starts it, unless it runs. It dies with this process.
     ///
     /// # Errors
-    /// When the binary cannot be started.
-    pub fn start(&mut self, binary: &Path) -> Result<()> {
+    /// When it cannot be started.
+    pub fn start(&mut self, peer: &Peer) -> Result<()> {
         if self.is_running() {
             return Ok(());
         }
@@ -71,6 +81,7 @@ impl Process {
             .create(true)
             .append(true)
             .open(&self.log_path)?;
+        let command = peer.command(&self.data_dir, &self.config_path)?;
         let child = Command::new("ip")
             .args([
                 "netns",
@@ -80,14 +91,13 @@ impl Process {
                 "--pdeathsig",
                 "KILL",
             ])
-            .arg(binary)
-            .args(["start", "--config"])
-            .arg(&self.config_path)
+            .arg(command.get_program())
+            .args(command.get_args())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("start {}", binary.display()))?;
+            .with_context(|| format!("start broker {}", self.id))?;
         self.child = Some(child);
         Ok(())
     }
@@ -112,8 +122,43 @@ impl Process {
         }
     }
 
+    fn log_bytes(&self) -> usize {
+        fs::metadata(&self.log_path).map_or(0, |log| log.len() as usize)
+    }
+
+    /// Its disk fails from now on.
+    ///
+    /// # Errors
+    /// When it has none of its own, or the file system refuses.
+    pub fn disk_off(&mut self) -> Result<()> {
+        let from = self.log_bytes();
+        self.log_off.push(from..usize::MAX);
+        let disk = self.disk.as_mut();
+        disk.context("the broker has no disk of its own")?
+            .power_off()
+    }
+
+    /// Kills it, if it lives, and gives it its disk back.
+    ///
+    /// # Errors
+    /// When the disk cannot be mounted.
+    pub fn disk_on(&mut self) -> Result<()> {
+        self.kill();
+        let until = self.log_bytes();
+        if let Some(off) = self.log_off.last_mut() {
+            off.end = off.end.min(until);
+        }
+        let disk = self.disk.as_mut();
+        disk.context("the broker has no disk of its own")?
+            .power_on()
+    }
+
     /// kill -9, and waits until it is gone.
     pub fn kill(&mut self) {
+        // Nobody can be killed while it waits for a frozen disk.
+        if let Some(disk) = &mut self.disk {
+            disk.thaw();
+        }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

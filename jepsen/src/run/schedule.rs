@@ -50,6 +50,18 @@ pub enum Fault {
     Slow(Who),
     /// Delayed, lost, doubled and reordered frames.
     Lossy(Who),
+    /// kill -9, and what was not synced is lost.
+    PowerLoss(Who),
+    /// Writes and syncs fail.
+    DiskError(Who),
+    /// No room is left.
+    DiskFull(Who),
+    /// Writes and syncs wait.
+    DiskStall(Who),
+    /// Writes and syncs wait again and again, for a moment.
+    DiskSlow(Who),
+    /// kill -9, and files that are no longer written are damaged before the start.
+    Damage(Who),
 }
 
 impl fmt::Display for Fault {
@@ -59,7 +71,29 @@ impl fmt::Display for Fault {
 }
 
 /// The kinds of faults a run may be limited to.
-pub const KINDS: [&str; 6] = ["kill", "pause", "restart", "partition", "slow", "lossy"];
+pub const KINDS: [&str; 12] = [
+    "kill",
+    "pause",
+    "restart",
+    "partition",
+    "slow",
+    "lossy",
+    "power-loss",
+    "disk-error",
+    "disk-full",
+    "disk-stall",
+    "disk-slow",
+    "damage",
+];
+
+/// Those that need a disk of its own for each broker.
+pub const DISK_KINDS: [&str; 5] = [
+    "power-loss",
+    "disk-error",
+    "disk-full",
+    "disk-stall",
+    "disk-slow",
+];
 
 /// Quiet, then faults, then healed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +110,12 @@ pub fn plan(seed: u64, millis: u64, brokers: i32, kinds: &BTreeSet<String>) -> V
     let mut random = Random::new(seed);
     let mut steps = Vec::new();
     let mut at_ms = 0;
+    let damaged = 1 + (seed % brokers as u64) as i32;
     while !kinds.is_empty() {
         let count = if random.between(0, 4) == 0 { 2 } else { 1 };
         let faults = (0..count).map(|_| {
             let kind = random.pick(&kinds);
-            fault(&mut random, kind, brokers)
+            fault(&mut random, kind, brokers, damaged)
         });
         let step = Step {
             faults: faults.collect(),
@@ -96,7 +131,7 @@ pub fn plan(seed: u64, millis: u64, brokers: i32, kinds: &BTreeSet<String>) -> V
     steps
 }
 
-fn fault(random: &mut Random, kind: &str, brokers: i32) -> Fault {
+fn fault(random: &mut Random, kind: &str, brokers: i32, damaged: i32) -> Fault {
     let mut broker = || random.between(1, brokers as u64 + 1) as i32;
     let (one, other) = (broker(), broker());
     let few = random.pick(&[Who::One(one), Who::Leader]);
@@ -107,6 +142,13 @@ fn fault(random: &mut Random, kind: &str, brokers: i32) -> Fault {
         "restart" => Fault::Restart(few),
         "slow" => Fault::Slow(few),
         "lossy" => Fault::Lossy(any),
+        "power-loss" => Fault::PowerLoss(any),
+        "disk-error" => Fault::DiskError(few),
+        "disk-full" => Fault::DiskFull(any),
+        "disk-stall" => Fault::DiskStall(few),
+        "disk-slow" => Fault::DiskSlow(any),
+        // Always the same one of a run: what it has is given back by the others.
+        "damage" => Fault::Damage(Who::One(damaged)),
         _ => Fault::Cut(random.pick(&[
             Cut::Isolate(few),
             Cut::Isolate(few),
@@ -201,6 +243,17 @@ mod tests {
             .flat_map(|s| s.faults);
         assert!(faults.into_iter().all(|f| matches!(f, Fault::Kill(_))));
         assert_eq!(plan(1, 600_000, 3, &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn one_broker_alone_is_damaged() {
+        let kinds = BTreeSet::from(["damage".to_owned()]);
+        let faults = plan(5, 600_000, 3, &kinds)
+            .into_iter()
+            .flat_map(|s| s.faults);
+        let damaged: Vec<Fault> = faults.collect();
+        assert!(damaged.len() > 10);
+        assert!(damaged.iter().all(|f| *f == Fault::Damage(Who::One(3))));
     }
 
     #[test]

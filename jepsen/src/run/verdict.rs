@@ -1,6 +1,6 @@
 //! What a run proved, and what went wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::Path;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::nemesis::Nemesis;
+use super::peer::Peer;
 use super::recorder::{Observed, Recorder, Span, Timed};
 use super::schedule::Step;
 use super::{Options, html};
@@ -28,6 +29,8 @@ pub struct Recovery {
 #[derive(Default, Serialize)]
 pub struct Verdict {
     pub seed: u64,
+    /// Whose brokers they were.
+    pub peer: &'static str,
     #[serde(skip)]
     pub steps: Vec<Step>,
     /// Faults asked for that this machine cannot make.
@@ -39,6 +42,8 @@ pub struct Verdict {
     pub differing_replicas: Vec<String>,
     /// Panics and error lines in brokers' logs.
     pub log_surprises: Vec<String>,
+    /// Error lines that a fault of the run explains, counted.
+    pub log_expected: BTreeMap<String, u64>,
     pub recoveries: Vec<Recovery>,
     /// Recoveries that took longer than allowed.
     pub slow_recoveries: Vec<Recovery>,
@@ -79,9 +84,17 @@ impl Verdict {
         self.slow_recoveries = slow.cloned().collect();
         for broker in &nemesis.brokers {
             let log = fs::read(&broker.log_path).unwrap_or_default();
-            for line in surprises(&String::from_utf8_lossy(&log)) {
-                self.log_surprises
-                    .push(format!("broker {}: {line}", broker.id));
+            for (at, line) in surprises(&String::from_utf8_lossy(&log)) {
+                let failing = broker.log_off.iter().any(|part| part.contains(&at));
+                // What another's brokers print is listed, not judged.
+                let foreign = matches!(options.peer, Peer::Kafka { .. });
+                let explained = failing && !is_panic(&line) || is_of(&line, &options.faults);
+                match foreign || explained {
+                    true => *self.log_expected.entry(without_digits(&line)).or_default() += 1,
+                    false => self
+                        .log_surprises
+                        .push(format!("broker {}: {line}", broker.id)),
+                }
             }
         }
     }
@@ -144,15 +157,40 @@ fn recoveries(observed: &Observed, partitions: i32, end_ms: u64) -> Vec<Recovery
     found
 }
 
-/// Lines no broker should ever print.
-fn surprises(log: &str) -> Vec<String> {
-    let lines = log.lines().filter(|line| {
-        line.contains("panicked at") || line.contains(" ERROR ") || line.contains("assertion")
-    });
-    lines
-        .take(20)
-        .map(|line| line.chars().take(300).collect())
-        .collect()
+/// Lines no broker should ever print, and where in the log they begin.
+fn surprises(log: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    for line in log.split_inclusive('\n') {
+        if is_panic(line) || line.contains(" ERROR ") {
+            found.push((at, line.trim_end().chars().take(300).collect()));
+        }
+        at += line.len();
+    }
+    found
+}
+
+fn is_panic(line: &str) -> bool {
+    line.contains("panicked at") || line.contains("assertion")
+}
+
+/// Whether a fault that was allowed explains an error line: a broker says what its disk told it, and
+/// what it found damaged. A panic has no excuse.
+fn is_of(line: &str, faults: &BTreeSet<String>) -> bool {
+    let told = |words: &[&str]| words.iter().any(|word| line.contains(word));
+    let any = |kinds: &[&str]| kinds.iter().any(|kind| faults.contains(*kind));
+    if is_panic(line) {
+        return false;
+    }
+    (any(&["disk-full"]) && told(&["No space left", "disk is full"]))
+        || (any(&["damage"]) && told(&["damaged", "corrupt"]))
+}
+
+fn without_digits(line: &str) -> String {
+    let message = line
+        .split_once(" ERROR ")
+        .map_or(line, |(_, message)| message);
+    message.replace(|c: char| c.is_ascii_digit(), "")
 }
 
 impl fmt::Display for Verdict {
@@ -160,7 +198,8 @@ impl fmt::Display for Verdict {
         let seconds = self.millis / 1_000;
         writeln!(
             out,
-            "seed {}, {seconds} s, {} faults",
+            "{}, seed {}, {seconds} s, {} faults",
+            self.peer,
             self.seed,
             self.spans.len()
         )?;
@@ -182,14 +221,23 @@ impl fmt::Display for Verdict {
                 "appends again after healing: p50 {middle} ms, worst {worst} ms of {count}"
             )?;
         }
+        for (line, count) in &self.log_expected {
+            writeln!(
+                out,
+                "{count:>9} times in logs, explained by a fault: {line}"
+            )?;
+        }
         let mut lines = String::new();
         for (what, list) in [
             ("failure", &self.failures),
             ("replicas-differ", &self.differing_replicas),
             ("log-surprise", &self.log_surprises),
         ] {
-            for line in list {
+            for line in list.iter().take(20) {
                 writeln!(lines, "{what}: {line}")?;
+            }
+            if list.len() > 20 {
+                writeln!(lines, "{what}: and {} more", list.len() - 20)?;
             }
         }
         for slow in &self.slow_recoveries {
@@ -256,5 +304,13 @@ mod tests {
     fn panics_and_errors_in_logs_are_surprises() {
         let log = "a INFO x\nthread 'main' panicked at y\nb ERROR z\n";
         assert_eq!(surprises(log).len(), 2);
+        let line = "t ERROR cannot write the journal: Input/output error (os error 5); stopping";
+        let faults = |kind: &str| BTreeSet::from([kind.to_owned()]);
+        assert!(is_of(line, &faults("disk-error")));
+        assert!(!is_of(line, &faults("kill")));
+        assert!(!is_of(
+            &format!("panicked at {line}"),
+            &faults("disk-error")
+        ));
     }
 }
