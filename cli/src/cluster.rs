@@ -1,5 +1,6 @@
 //! `tidelog cluster`: the state of the cluster.
 
+mod backup;
 mod quorum;
 
 use crate::output::{self, Table, Target};
@@ -27,14 +28,20 @@ enum Command {
     /// Show which brokers vote on the metadata, and how far each is
     #[command(after_help = "Example:\n  tidelog cluster quorum")]
     Quorum,
+    /// Copy topics with their records, settings and committed offsets into a folder
+    Backup(backup::Backup),
+    /// Bring a backup into a cluster without topics
+    Restore(backup::Restore),
 }
 
 impl Cluster {
     pub fn run(self) -> Result<()> {
         output::run(async move {
             let admin = Admin::new(self.target.client()?).await?;
-            match self.command {
+            match &self.command {
                 Command::Status => self.status(&admin).await,
+                Command::Backup(backup) => backup.run(&self.target, &admin).await,
+                Command::Restore(restore) => restore.run(&self.target, &admin).await,
                 Command::Quorum => quorum::show(&admin, self.target.json()).await,
             }
         })

@@ -4,6 +4,7 @@ use crate::start::Settings;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use std::io::Write;
+use std::path::PathBuf;
 use tidelog_broker::config::BrokerConfig;
 
 #[derive(Debug, Subcommand)]
@@ -13,6 +14,12 @@ pub enum Config {
         after_help = "Example:\n  tidelog config show --config broker.toml --set broker.id=1"
     )]
     Show(Show),
+    /// Check files of settings, and nothing else: no environment, no broker is started
+    #[command(after_help = "Example:\n  tidelog config check /etc/tidelog/broker.toml")]
+    Check {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -32,7 +39,10 @@ enum Output {
 
 impl Config {
     pub fn run(self) -> Result<()> {
-        let Config::Show(show) = self;
+        let show = match self {
+            Config::Show(show) => show,
+            Config::Check { files } => return check(&files),
+        };
         let config = show.settings.load()?;
         let mut out = std::io::stdout().lock();
         let printed = match show.output {
@@ -45,6 +55,17 @@ impl Config {
             other => Ok(other?),
         }
     }
+}
+
+/// # Errors
+/// The first file that a broker would not start with.
+fn check(files: &[PathBuf]) -> Result<()> {
+    for file in files {
+        let config = BrokerConfig::load(Some(file), std::iter::empty(), &[])?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}: broker {}", file.display(), config.broker_id())?;
+    }
+    Ok(())
 }
 
 fn print_text(config: &BrokerConfig, out: &mut impl Write) -> std::io::Result<()> {

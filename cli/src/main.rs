@@ -8,6 +8,7 @@ mod config;
 mod consume;
 mod dev;
 mod group;
+mod health;
 mod log;
 mod output;
 mod produce;
@@ -35,6 +36,8 @@ struct Cli {
 enum Command {
     /// Run one broker
     Start(start::Start),
+    /// Ask the broker on this machine whether it is well
+    Health(health::Health),
     /// Run a whole cluster on this machine, one process per broker
     Dev(dev::Dev),
     /// Look at settings
@@ -70,6 +73,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Start(start) => start.run(),
+        Command::Health(health) => health.run(),
         Command::Dev(dev) => dev.run(),
         Command::Config(config) => config.run(),
         Command::Topic(topic) => topic.run(),

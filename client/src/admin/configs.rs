@@ -1,4 +1,4 @@
-//! Settings of topics and brokers.
+//! Settings of topics, brokers and groups.
 
 use super::{Admin, as_unknown_topic, left_out, text};
 use crate::cluster::Lane;
@@ -16,27 +16,33 @@ use std::fmt;
 pub enum ConfigResource {
     Topic(String),
     Broker(i32),
+    /// The defaults of all brokers, as they are changed while brokers run.
+    AllBrokers,
+    /// A consumer group.
+    Group(String),
 }
 
 impl ConfigResource {
     fn kind(&self) -> i8 {
         match self {
             ConfigResource::Topic(_) => 2,
-            ConfigResource::Broker(_) => 4,
+            ConfigResource::Broker(_) | ConfigResource::AllBrokers => 4,
+            ConfigResource::Group(_) => 32,
         }
     }
 
     fn as_unknown(&self, error: Error) -> Error {
         match self {
             ConfigResource::Topic(name) => as_unknown_topic(error, name),
-            ConfigResource::Broker(_) => error,
+            _ => error,
         }
     }
 
     fn name(&self) -> String {
         match self {
-            ConfigResource::Topic(name) => name.clone(),
+            ConfigResource::Topic(name) | ConfigResource::Group(name) => name.clone(),
             ConfigResource::Broker(id) => id.to_string(),
+            ConfigResource::AllBrokers => String::new(),
         }
     }
 }
@@ -46,6 +52,8 @@ impl fmt::Display for ConfigResource {
         match self {
             ConfigResource::Topic(name) => write!(f, "topic {name:?}"),
             ConfigResource::Broker(id) => write!(f, "broker {id}"),
+            ConfigResource::AllBrokers => f.write_str("all brokers"),
+            ConfigResource::Group(name) => write!(f, "group {name:?}"),
         }
     }
 }
@@ -59,6 +67,7 @@ pub enum ConfigSource {
     DynamicDefaultBroker,
     StaticBroker,
     Default,
+    Group,
     Other(i8),
 }
 
@@ -70,6 +79,7 @@ impl ConfigSource {
             3 => ConfigSource::DynamicDefaultBroker,
             4 => ConfigSource::StaticBroker,
             5 => ConfigSource::Default,
+            8 => ConfigSource::Group,
             other => ConfigSource::Other(other),
         }
     }
@@ -83,6 +93,7 @@ impl fmt::Display for ConfigSource {
             ConfigSource::DynamicDefaultBroker => f.write_str("all brokers, changed while running"),
             ConfigSource::StaticBroker => f.write_str("broker"),
             ConfigSource::Default => f.write_str("default"),
+            ConfigSource::Group => f.write_str("group"),
             ConfigSource::Other(id) => write!(f, "source {id}"),
         }
     }
@@ -203,7 +214,9 @@ impl Admin {
     /// A broker answers for its own settings itself.
     async fn broker_for(&self, of: &ConfigResource) -> Result<Connection> {
         match of {
-            ConfigResource::Topic(_) => self.cluster.controller().await,
+            ConfigResource::Topic(_) | ConfigResource::AllBrokers | ConfigResource::Group(_) => {
+                self.cluster.controller().await
+            }
             ConfigResource::Broker(id) => self.cluster.broker(*id, Lane::Main).await,
         }
     }

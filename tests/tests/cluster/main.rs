@@ -1,5 +1,6 @@
 //! Whole-cluster tests: processes, sockets, kills. One binary, so that it links once.
 
+mod backup;
 mod bad_input;
 mod catch_up;
 mod client;
@@ -8,6 +9,7 @@ mod compaction;
 mod consumer_group_scale;
 mod consumer_groups;
 mod damage;
+mod deploy;
 mod dev;
 mod disk;
 mod faults;

@@ -1,4 +1,4 @@
-//! The command line's tour, `docs/cli.md`, run line by line.
+//! The command line's tour, `docs/cli.md`, and the operators' page, `docs/operations.md`, run line by line.
 
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::symlink;
@@ -78,6 +78,27 @@ fn run(command: &str, folder: &Path, bootstrap: &str) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
+/// Runs the commands of a page of `docs/` in `folder` and compares what they print.
+fn shows(page: &str, at_least: usize, folder: &Path, bootstrap: &str) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs")
+        .join(page);
+    let steps = steps(&std::fs::read_to_string(path)?);
+    ensure!(steps.len() >= at_least, "only {} steps", steps.len());
+    for Step { command, expected } in steps {
+        let printed = run(&command, folder, bootstrap)?;
+        let same = printed.len() == expected.len()
+            && expected.iter().zip(&printed).all(|(e, p)| matches(e, p));
+        ensure!(
+            same,
+            "docs/{page} says of `{command}`:\n{}\nit prints:\n{}",
+            expected.join("\n"),
+            printed.join("\n")
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tour_shows_what_the_commands_print() -> Result<()> {
     let cluster = Cluster::start_with(ClusterOptions {
@@ -89,21 +110,16 @@ async fn the_tour_shows_what_the_commands_print() -> Result<()> {
     std::fs::create_dir(folder.path().join("tidelog-data"))?;
     let data = &cluster.broker(1).data_dir;
     symlink(data, folder.path().join("tidelog-data/1"))?;
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
-    let steps = steps(&std::fs::read_to_string(page)?);
-    ensure!(steps.len() > 20, "only {} steps", steps.len());
-    for Step { command, expected } in steps {
-        let printed = run(&command, folder.path(), &cluster.bootstrap())?;
-        let same = printed.len() == expected.len()
-            && expected.iter().zip(&printed).all(|(e, p)| matches(e, p));
-        ensure!(
-            same,
-            "docs/cli.md says of `{command}`:\n{}\nit prints:\n{}",
-            expected.join("\n"),
-            printed.join("\n")
-        );
-    }
-    Ok(())
+    shows("cli.md", 21, folder.path(), &cluster.bootstrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_page_shows_what_the_commands_print() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let folder = TempDir::new()?;
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    symlink(deploy, folder.path().join("deploy"))?;
+    shows("operations.md", 11, folder.path(), &cluster.bootstrap())
 }
 
 #[test]
