@@ -155,10 +155,11 @@ impl<'a> Pass<'a> {
         if let Some(replica) = self.preferred_replica(&found) {
             self.answer_now = true;
             let log = found.partition.log();
+            let ends = log.readable_ends();
             return PartitionAnswer {
                 index,
-                high_watermark: log.log_end_offset(),
-                last_stable_offset: log.last_stable_offset(),
+                high_watermark: ends.high_watermark,
+                last_stable_offset: ends.last_stable_offset,
                 log_start_offset: log.log_start_offset(),
                 preferred_read_replica: replica.0,
                 ..PartitionAnswer::default()
@@ -169,10 +170,11 @@ impl<'a> Pass<'a> {
 
     fn read_log(&mut self, index: i32, asked: &Asked, found: &Found) -> PartitionAnswer {
         let log = found.partition.log();
+        let ends = log.readable_ends();
         let mut answer = PartitionAnswer {
             index,
-            high_watermark: log.log_end_offset(),
-            last_stable_offset: log.last_stable_offset(),
+            high_watermark: ends.high_watermark,
+            last_stable_offset: ends.last_stable_offset,
             log_start_offset: log.log_start_offset(),
             ..PartitionAnswer::default()
         };

@@ -2,7 +2,7 @@
 //!
 //! The log is the state machine of the partition's Raft group, so it holds committed batches only and
 //! nothing in it is ever taken back. [`PartitionLog`] is the whole; `segment` and `index` are its
-//! files, `append` writes, `read` reads, `producers` recognises repeated batches, `transactions` knows
+//! files, `append` writes, `read` reads up to one of the `readable` ends, `producers` recognises repeated batches, `transactions` knows
 //! which transactions are open and `txn_index` which were aborted, `epochs` knows the leader epochs,
 //! `flush` makes it durable, `catch_up` copies it from another replica, `mend` replaces what the disk
 //! has damaged, `compaction` gives up records that later ones replace.
@@ -21,6 +21,7 @@ mod lookup;
 mod mend;
 mod producers;
 mod read;
+mod readable;
 mod segment;
 mod transactions;
 mod txn_index;
@@ -34,6 +35,7 @@ pub use flush::FlushTicket;
 pub use mend::Stretch;
 pub use producers::{BatchOrigin, ProducedBatch, ProducerExpiry, ProducerRejection};
 pub use read::LogRead;
+pub use readable::ReadableEnds;
 pub use transactions::TxnStanding;
 pub use txn_index::AbortedTransaction;
 

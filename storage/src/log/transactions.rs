@@ -5,7 +5,6 @@ use super::producers::Producers;
 use super::segment::Segment;
 use super::txn_index::AbortedTransaction;
 use crate::batch::{BatchHeader, EndTxnMarker};
-use crate::defect::Defect;
 use crate::error::StorageError;
 use crate::ids::{Offset, ProducerId};
 use std::collections::BTreeMap;
@@ -106,28 +105,6 @@ pub enum TxnStanding {
 }
 
 impl PartitionLog {
-    /// End of what a `read_committed` consumer may see: the first offset of the earliest open
-    /// transaction, else the high watermark.
-    pub fn last_stable_offset(&self) -> Offset {
-        // A transaction is noted as open before its first batch moves the end, and as ended after its
-        // marker has: with the same end before and after, the two belong together. Else an end of within
-        // a transaction could meet the news that it has ended.
-        let (end, first_open) = loop {
-            let end = self.end.load(Ordering::Acquire);
-            let first_open = self.first_open.load(Ordering::Acquire);
-            if self.end.load(Ordering::Acquire) == end {
-                break (end, first_open);
-            }
-        };
-        let first_open = if Defect::LastStableOffset.is_on() {
-            first_open.saturating_add(1)
-        } else {
-            first_open
-        };
-        // The log may have been cut in front beyond the beginning of an open transaction.
-        first_open.max(self.start.load(Ordering::Acquire)).min(end)
-    }
-
     /// Whether `producer_id` has a transaction open here in `epoch`.
     pub fn transaction_standing(&self, producer_id: ProducerId, epoch: i16) -> TxnStanding {
         let writer = self.writer.lock();

@@ -11,6 +11,7 @@ mod lookup;
 mod mend;
 mod producers;
 mod read;
+mod readable;
 mod retention;
 mod transactions;
 

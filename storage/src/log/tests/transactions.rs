@@ -27,7 +27,7 @@ fn records(count: usize, (id, epoch, sequence): (i64, i16, i32)) -> Bytes {
 }
 
 /// Sends as a broker does: asks "the coordinator", which agrees, when no transaction is open.
-fn send(log: &PartitionLog, count: usize, producer: (i64, i16, i32)) -> AppendOutcome {
+pub(super) fn send(log: &PartitionLog, count: usize, producer: (i64, i16, i32)) -> AppendOutcome {
     let origin = match log.transaction_standing(producer.0, producer.1) {
         TxnStanding::Open => BatchOrigin::Client,
         TxnStanding::Unverified { last_marker } => BatchOrigin::Verified { last_marker },
@@ -35,7 +35,7 @@ fn send(log: &PartitionLog, count: usize, producer: (i64, i16, i32)) -> AppendOu
     one(log, records(count, producer), origin)
 }
 
-fn mark(
+pub(super) fn mark(
     log: &PartitionLog,
     (id, epoch): (i64, i16),
     commit: bool,
