@@ -30,7 +30,7 @@ mod versions;
 pub use admin::{
     Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupDescription,
     GroupListing, GroupMember, MetadataQuorum, NewTopic, PartitionProducer, QuorumReplica,
-    ReplicaOnDisk, TransactionDescription, TransactionListing,
+    ReplicaOnDisk, TransactionDescription, TransactionFilters, TransactionListing,
 };
 pub use compression::Compression;
 pub use config::ClientConfig;

@@ -10,7 +10,7 @@ mod transactions;
 pub use groups::{GroupDescription, GroupListing, GroupMember};
 pub use partitions::{PartitionProducer, ReplicaOnDisk};
 pub use quorum::{MetadataQuorum, QuorumReplica};
-pub use transactions::{TransactionDescription, TransactionListing};
+pub use transactions::{TransactionDescription, TransactionFilters, TransactionListing};
 
 pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
 

@@ -25,6 +25,8 @@ pub struct PartitionProducer {
     pub last_sequence: Option<i32>,
     /// When it last wrote, in milliseconds since 1970; None when that is not known.
     pub last_timestamp_ms: Option<i64>,
+    /// The epoch of the coordinator that ended its last transaction here; None when there was none.
+    pub coordinator_epoch: Option<i32>,
     /// Where its open transaction begins in the partition; None when none is open there.
     pub transaction_start: Option<i64>,
 }
@@ -157,6 +159,7 @@ impl Admin {
                 producer_epoch: p.producer_epoch,
                 last_sequence: Some(p.last_sequence).filter(|&n| n >= 0),
                 last_timestamp_ms: Some(p.last_timestamp).filter(|&n| n >= 0),
+                coordinator_epoch: Some(p.coordinator_epoch).filter(|&n| n >= 0),
                 transaction_start: Some(p.current_txn_start_offset).filter(|&n| n >= 0),
             })
             .collect();

@@ -1,15 +1,46 @@
-//! Transactions: which there are, and what they have written to.
+//! Transactions: which there are, what they have written to, and their end by force.
 
-use super::Admin;
+use super::{Admin, text};
 use crate::cluster::Lane;
 use crate::error::{Error, Result};
 use crate::group::coordinator::{Coordinator, Kind};
 use crate::topic_partition::TopicPartition;
+use kafka_protocol::messages::write_txn_markers_request::{
+    WritableTxnMarker, WritableTxnMarkerTopic,
+};
 use kafka_protocol::messages::{
-    DescribeTransactionsRequest, DescribeTransactionsResponse, ListTransactionsRequest,
-    TransactionalId,
+    DescribeTransactionsRequest, DescribeTransactionsResponse, InitProducerIdRequest,
+    InitProducerIdResponse, ListTransactionsRequest, ProducerId, TopicName, TransactionalId,
+    WriteTxnMarkersRequest,
 };
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Which transactions to list: all that every filter lets through. The default lets all through.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TransactionFilters {
+    /// Kafka's names of states, such as `Ongoing`; any when empty.
+    pub states: Vec<String>,
+    /// Producer ids; any when empty.
+    pub producer_ids: Vec<i64>,
+    /// Only what has been open for longer. Asks for Kafka 3.8 or later.
+    pub longer_than: Option<Duration>,
+    /// A regular expression (RE2) for the whole id. Asks for Kafka 4.1 or later.
+    pub pattern: Option<String>,
+}
+
+impl TransactionFilters {
+    fn request(&self) -> ListTransactionsRequest {
+        let ids = self.producer_ids.iter().map(|&id| ProducerId(id));
+        let longer_than = self.longer_than.map(|t| t.as_millis().try_into());
+        ListTransactionsRequest::default()
+            .with_state_filters(self.states.iter().map(|state| text(state)).collect())
+            .with_producer_id_filters(ids.collect())
+            .with_duration_filter(longer_than.map_or(-1, |ms| ms.unwrap_or(i64::MAX)))
+            .with_transactional_id_pattern(self.pattern.as_deref().map(text))
+    }
+}
 
 /// A transactional id as its coordinator lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +75,16 @@ pub struct TransactionDescription {
 }
 
 impl Admin {
-    /// Every transactional id of the cluster, by name.
+    /// The transactional ids of the cluster that `filters` let through, by name.
     ///
     /// # Errors
-    /// When a broker cannot be asked.
-    pub async fn list_transactions(&self) -> Result<Vec<TransactionListing>> {
+    /// When a broker cannot be asked, does not know a filter, or a state or pattern is none.
+    pub async fn list_transactions(
+        &self,
+        filters: &TransactionFilters,
+    ) -> Result<Vec<TransactionListing>> {
         let mut listings = BTreeMap::new();
+        let request = filters.request();
         self.cluster.refresh().await?;
         let brokers: Vec<i32> = self.cluster.metadata().brokers.keys().copied().collect();
         for broker in brokers {
@@ -57,13 +92,16 @@ impl Admin {
             let response = loop {
                 let attempt = async {
                     let connection = self.cluster.broker(broker, Lane::Main).await?;
-                    let request = ListTransactionsRequest::default()
-                        .with_duration_filter(-1)
-                        .with_transactional_id_pattern(None);
                     let deadline = retry.deadline();
                     let response = self.cluster.send(&connection, &request, deadline).await?;
                     Error::check("list the transactions", response.error_code, None)?;
-                    Ok(response)
+                    match response.unknown_state_filters.first() {
+                        Some(state) => Err(Error::Config {
+                            setting: "states",
+                            reason: format!("{state} is no state of a transaction"),
+                        }),
+                        None => Ok(response),
+                    }
                 };
                 match attempt.await {
                     Ok(response) => break response,
@@ -116,5 +154,78 @@ impl Admin {
             timeout_ms: state.transaction_timeout_ms,
             started_ms: Some(state.transaction_start_time_ms).filter(|&at| at >= 0),
         })
+    }
+
+    /// Aborts what the producer of a transactional id has open, waits until that is done, and fences
+    /// the producer: whatever it sends from now on is refused.
+    ///
+    /// # Errors
+    /// When there is no such id, or its coordinator cannot be asked.
+    pub async fn fence_producer(&self, id: &str) -> Result<()> {
+        // An id that nobody has would be made.
+        let known = self.describe_transaction(id).await?;
+        let coordinator = Coordinator::new(self.cluster.clone(), Kind::Transaction, id);
+        let build = |_: i16| {
+            InitProducerIdRequest::default()
+                .with_transactional_id(Some(TransactionalId(coordinator.key())))
+                .with_transaction_timeout_ms(known.timeout_ms)
+                .with_producer_id(ProducerId(-1))
+                .with_producer_epoch(-1)
+        };
+        let check = |response: &InitProducerIdResponse| {
+            let what = format!("fence the producer of transactional id {id:?}");
+            Error::check(what, response.error_code, None)
+        };
+        let fenced = coordinator.call("fence the producer", i16::MAX, build, check);
+        fenced.await.map(drop)
+    }
+
+    /// Ends, in one partition, a transaction that its coordinator does not know (any more) and that
+    /// holds the last stable offset there: the one that begins at `start`, as
+    /// [`Admin::describe_producers`] tells. Of a transaction that is alive this would lose records of
+    /// that partition: see [`Admin::fence_producer`] for those. Returns the producer id.
+    ///
+    /// # Errors
+    /// When no transaction begins there, or the partition's leader cannot be asked.
+    pub async fn abort_hanging(&self, partition: &TopicPartition, start: i64) -> Result<i64> {
+        let producers = self.describe_producers(partition).await?;
+        let mut open = producers
+            .into_iter()
+            .filter(|p| p.transaction_start == Some(start));
+        let producer = open.next().ok_or_else(|| Error::Config {
+            setting: "start",
+            reason: format!("no open transaction of {partition} begins at offset {start}"),
+        })?;
+        let topic = WritableTxnMarkerTopic::default()
+            .with_name(TopicName(text(&partition.topic)))
+            .with_partition_indexes(vec![partition.partition]);
+        let marker = WritableTxnMarker::default()
+            .with_producer_id(ProducerId(producer.producer_id))
+            .with_producer_epoch(producer.producer_epoch.try_into().unwrap_or(i16::MAX))
+            .with_coordinator_epoch(producer.coordinator_epoch.unwrap_or(0))
+            .with_transaction_result(false)
+            .with_topics(vec![topic]);
+        let request = WriteTxnMarkersRequest::default().with_markers(vec![marker]);
+        let mut retry = self.cluster.retry("abort the transaction");
+        loop {
+            let attempt = async {
+                self.cluster.topic(&partition.topic, false).await?;
+                let (_, _, leader) = self.cluster.leader(&partition.topic, partition.partition)?;
+                let connection = self.cluster.broker(leader, Lane::Main).await?;
+                let sent = self.cluster.send(&connection, &request, retry.deadline());
+                let markers = sent.await?.markers.into_iter();
+                let topics = markers.flat_map(|marker| marker.topics);
+                for answer in topics.flat_map(|topic| topic.partitions) {
+                    let what = format!("abort a transaction in {partition}");
+                    Error::check(what, answer.error_code, None)?;
+                }
+                Ok(())
+            };
+            match attempt.await {
+                Ok(()) => return Ok(producer.producer_id),
+                Err(error) => retry.pause(error).await?,
+            }
+            self.look_again().await;
+        }
     }
 }

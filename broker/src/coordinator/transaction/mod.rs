@@ -217,12 +217,14 @@ impl TransactionShard {
 
     fn list(&self, turn: &Turn, filters: &Filters) -> Vec<Described> {
         let matches = |t: &&Described| {
-            let age = t.start_ms.map_or(0, |start| turn.now_ms - start);
+            // What has ended keeps its start, for tools, but runs no more.
+            let runs = self.transactions[&t.id].is_running();
+            let age = t.start_ms.filter(|_| runs).map(|start| turn.now_ms - start);
             (filters.states.is_empty() || filters.states.iter().any(|s| s == t.state))
                 && (filters.producer_ids.is_empty() || filters.producer_ids.contains(&t.identity.0))
                 && filters
                     .duration_ms
-                    .is_none_or(|ms| t.start_ms.is_some() && age > ms)
+                    .is_none_or(|ms| age.is_some_and(|age| age > ms))
         };
         let all = self.transactions.keys().filter_map(|id| self.describe(id));
         let mut listed: Vec<Described> = all.filter(|t| matches(&t)).collect();

@@ -115,6 +115,11 @@ impl Transaction {
         matches!(self.state, State::PrepareCommit | State::PrepareAbort)
     }
 
+    /// Whether it is open, or its end is not everywhere yet.
+    pub fn is_running(&self) -> bool {
+        self.state == State::Ongoing || self.is_ending()
+    }
+
     pub fn is_exhausted(&self) -> bool {
         self.epoch >= EPOCH_LAST
     }

@@ -411,3 +411,33 @@ fn another_coordinator_goes_on_with_every_state() {
     assert_eq!(c.end(id, true, VERSION_2), Ok(next));
     assert_eq!(c.add(next, 0), Ok(()));
 }
+
+/// KIP-994: by how long it has been running, which what has ended does no more.
+#[test]
+fn transactions_are_listed_by_how_long_they_run() {
+    let mut c = Coordinator::new();
+    let listed = |c: &mut Coordinator, duration_ms| {
+        let filters = Filters {
+            states: Vec::new(),
+            producer_ids: Vec::new(),
+            duration_ms,
+        };
+        match c.call(Request::List(filters)) {
+            Some(Answer::Listed(listed)) => listed.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let id = c.init(None).expect("an identity");
+    c.pass(10);
+    assert_eq!(listed(&mut c, None), 1);
+    assert_eq!(listed(&mut c, Some(0)), 0);
+    c.add(id, 0).expect("added");
+    c.pass(10);
+    assert_eq!(listed(&mut c, Some(10)), 0);
+    assert_eq!(listed(&mut c, Some(9)), 1);
+    c.end(id, true, VERSION_2).expect("committed");
+    assert_eq!(listed(&mut c, Some(9)), 1);
+    c.mark();
+    assert_eq!(listed(&mut c, Some(9)), 0);
+    assert_eq!(listed(&mut c, None), 1);
+}

@@ -1,6 +1,9 @@
-//! `tidelog bench`: writes records as fast as asked for, then reads them back, and sums up.
+//! Writes records as fast as asked for, then reads them back, and sums up.
 
-use crate::output::{self, Target};
+use super::latencies::Latencies;
+use super::topic::LoadTopic;
+use super::value;
+use crate::output::Target;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -8,8 +11,7 @@ use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use tidelog_client::{
-    Admin, Compression, Consumer, ConsumerConfig, NewTopic, Producer, ProducerConfig, Record,
-    StartPosition,
+    Admin, Compression, Consumer, ConsumerConfig, Producer, ProducerConfig, Record, StartPosition,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -18,22 +20,9 @@ const SAMPLE_EVERY: u64 = 10;
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  tidelog bench --records 1000000 --record-bytes 1024\n  \
-                        tidelog bench --rate 5000 --records 50000 --compression zstd --output json"
-)]
-pub struct Bench {
+pub struct Records {
     #[command(flatten)]
-    target: Target,
-    /// Written to and read from; without it a topic is made for the run and deleted after it
-    #[arg(long)]
-    topic: Option<String>,
-    /// Of the topic that is made
-    #[arg(long, default_value = "6", value_parser = clap::value_parser!(i32).range(1..))]
-    partitions: i32,
-    /// Of the topic that is made; as the cluster is set to when left out
-    #[arg(long)]
-    replication_factor: Option<i16>,
+    topic: LoadTopic,
     #[arg(long, default_value = "100000", value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
     #[arg(long, default_value = "1024", value_parser = clap::value_parser!(u32).range(1..1_000_000))]
@@ -51,45 +40,22 @@ pub struct Bench {
     no_read: bool,
 }
 
-impl Bench {
-    pub fn run(self) -> Result<()> {
-        output::run(async move {
-            let admin = Admin::new(self.target.client()?).await?;
-            let topic = match &self.topic {
-                Some(topic) => topic.clone(),
-                None => self.make_topic(&admin).await?,
-            };
-            let measured = self.measure(&topic).await;
-            if self.topic.is_none() {
-                for (_, deleted) in admin.delete_topics(&[topic]).await? {
-                    deleted?;
-                }
-            }
-            let (written, read) = measured?;
-            self.print(&written, read.as_ref())
-        })
+impl Records {
+    pub async fn run(self, target: &Target, admin: &Admin) -> Result<()> {
+        let load = async |topic: &str| self.measure(target, topic).await;
+        let (written, read) = self.topic.lend(admin, load).await?;
+        self.print(target, &written, read.as_ref())
     }
 
-    async fn make_topic(&self, admin: &Admin) -> Result<String> {
-        let topic = NewTopic {
-            name: format!("tidelog-bench-{}", std::process::id()),
-            partitions: Some(self.partitions),
-            replication_factor: self.replication_factor,
-            ..NewTopic::default()
-        };
-        admin.create_topic(&topic, false).await?;
-        Ok(topic.name)
-    }
-
-    async fn measure(&self, topic: &str) -> Result<(Phase, Option<Phase>)> {
-        let consumer = Consumer::new(self.target.client()?, ConsumerConfig::default()).await?;
+    async fn measure(&self, target: &Target, topic: &str) -> Result<(Phase, Option<Phase>)> {
+        let consumer = Consumer::new(target.client()?, ConsumerConfig::default()).await?;
         // What is in the topic already is not read.
         let partitions = consumer.partitions(topic).await?;
         let ends = partitions
             .iter()
             .map(|&p| (topic.to_owned(), p, StartPosition::Latest));
         let starts = consumer.offsets(ends).await?;
-        let written = self.write(topic).await?;
+        let written = self.write(target, topic).await?;
         if self.no_read {
             return Ok((written, None));
         }
@@ -97,11 +63,11 @@ impl Bench {
         Ok((written, Some(read)))
     }
 
-    async fn write(&self, topic: &str) -> Result<Phase> {
+    async fn write(&self, target: &Target, topic: &str) -> Result<Phase> {
         let config = ProducerConfig::default()
             .with_compression(self.compression)
             .with_linger(Duration::from_millis(self.linger_ms));
-        let producer = Producer::new(self.target.client()?, config).await?;
+        let producer = Producer::new(target.client()?, config).await?;
         let topic: std::sync::Arc<str> = topic.into();
         let mut phase = Phase::begin("written", u64::from(self.record_bytes));
         let mut sampled = FuturesUnordered::new();
@@ -127,6 +93,7 @@ impl Bench {
         while let Some(latency) = sampled.next().await {
             phase.latencies.push(latency?);
         }
+        phase.latencies.sort();
         let progress = producer.progress();
         if let Some(error) = progress.first_error {
             return Err(error).context("write the records");
@@ -156,9 +123,9 @@ impl Bench {
         Ok(phase)
     }
 
-    fn print(&self, written: &Phase, read: Option<&Phase>) -> Result<()> {
+    fn print(&self, target: &Target, written: &Phase, read: Option<&Phase>) -> Result<()> {
         let mut out = std::io::stdout().lock();
-        if self.target.json() {
+        if target.json() {
             let line = json!({
                 "records": self.records, "record_bytes": self.record_bytes,
                 "compression": self.compression.to_string(), "rate": self.rate,
@@ -174,18 +141,6 @@ impl Bench {
     }
 }
 
-/// Bytes that do not compress to nothing: half of them are noise.
-fn value(bytes: u32, noise: &mut u64) -> Vec<u8> {
-    let mut value = vec![b'x'; bytes as usize];
-    for word in value.chunks_exact_mut(16) {
-        *noise ^= *noise << 13;
-        *noise ^= *noise >> 7;
-        *noise ^= *noise << 17;
-        word[..8].copy_from_slice(&noise.to_le_bytes());
-    }
-    value
-}
-
 /// Writing or reading, as a whole.
 struct Phase {
     what: &'static str,
@@ -194,7 +149,7 @@ struct Phase {
     shown: Option<Instant>,
     records: u64,
     seconds: f64,
-    latencies: Vec<Duration>,
+    latencies: Latencies,
 }
 
 impl Phase {
@@ -206,7 +161,7 @@ impl Phase {
             shown: None,
             records: 0,
             seconds: 0.0,
-            latencies: Vec::new(),
+            latencies: Latencies::default(),
         }
     }
 
@@ -227,7 +182,6 @@ impl Phase {
         if self.shown.is_some() {
             eprint!("\r{:60}\r", "");
         }
-        self.latencies.sort_unstable();
     }
 
     fn rate(&self) -> f64 {
@@ -236,15 +190,6 @@ impl Phase {
 
     fn megabytes(&self) -> f64 {
         self.rate() * self.record_bytes as f64 / 1e6
-    }
-
-    /// Milliseconds, of a part of the samples from 0 to 1.
-    fn latency_ms(&self, part: f64) -> Option<f64> {
-        let mut sorted = self.latencies.clone();
-        sorted.sort_unstable();
-        let at = (part * sorted.len() as f64) as usize;
-        let latency = sorted.get(at.min(sorted.len().checked_sub(1)?))?;
-        Some(latency.as_secs_f64() * 1e3)
     }
 
     fn summary(&self) -> String {
@@ -256,13 +201,10 @@ impl Phase {
             self.rate(),
             self.megabytes()
         );
-        let parts = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
-        let latencies =
-            parts.map(|(name, part)| Some(format!("{name} {:.2} ms", self.latency_ms(part)?)));
-        let latencies: Vec<_> = latencies.into_iter().flatten().collect();
+        let latencies = self.latencies.summary();
         if !latencies.is_empty() {
             text.push_str("; acknowledged after ");
-            text.push_str(&latencies.join(", "));
+            text.push_str(&latencies);
         }
         text
     }
@@ -271,32 +213,7 @@ impl Phase {
         json!({
             "seconds": self.seconds, "records_per_second": self.rate(),
             "megabytes_per_second": self.megabytes(),
-            "latency_ms": {
-                "p50": self.latency_ms(0.5), "p99": self.latency_ms(0.99),
-                "p99.9": self.latency_ms(0.999), "max": self.latency_ms(1.0),
-            },
+            "latency_ms": self.latencies.as_json(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn latencies_are_read_off_at_their_part() {
-        let mut phase = Phase::begin("written", 100);
-        assert_eq!(phase.latency_ms(0.5), None);
-        phase.latencies = (1..=100).rev().map(Duration::from_millis).collect();
-        assert_eq!(phase.latency_ms(0.5), Some(51.0));
-        assert_eq!(phase.latency_ms(0.99), Some(100.0));
-        assert_eq!(phase.latency_ms(1.0), Some(100.0));
-    }
-
-    #[test]
-    fn values_have_their_length_and_differ() {
-        let mut noise = 1;
-        assert_ne!(value(100, &mut noise), value(100, &mut noise));
-        assert_eq!(value(7, &mut noise), b"xxxxxxx");
     }
 }
