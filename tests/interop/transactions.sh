@@ -49,21 +49,22 @@ streams_app() {
 
 # Kafka Streams with exactly_once_v2 counts records; itself and the brokers are killed in turn.
 streams_counts() {
-  local app=streams-$RANDOM$RANDOM records=${INTEROP_STREAMS_RECORDS:-50000} round
+  local app=streams-$RANDOM$RANDOM records=${INTEROP_STREAMS_RECORDS:-50000} round broker
   rm -rf "$WORK/streams-state" "$WORK/streams.log"
   "$PYTHON" "$HERE/python/streams.py" fill "$BOOTSTRAP" "$app-in" "$app-out" "$records"
   streams_app "$app"
   trap 'kill -9 "$STREAMS_PID" 2> /dev/null || true' EXIT
-  for round in 1 2 3; do
-    "$PYTHON" "$HERE/python/streams.py" await "$BOOTSTRAP" "$app-out" $((records * round / 5))
-    kill_broker "$round"
-    # In the second round also the application, while a broker is missing.
-    if [ "$round" = 2 ]; then
+  for round in 1 2 3 4; do
+    "$PYTHON" "$HERE/python/streams.py" await "$BOOTSTRAP" "$app-out" $((records * round / 6))
+    broker=$(((round - 1) % 3 + 1))
+    kill_broker "$broker"
+    # From the second round on also the application, while a broker is missing.
+    if [ "$round" -gt 1 ]; then
       kill -9 "$STREAMS_PID"
       wait "$STREAMS_PID" || true
       streams_app "$app"
     fi
-    restart_broker "$round"
+    restart_broker "$broker"
   done
   "$PYTHON" "$HERE/python/streams.py" verify "$BOOTSTRAP" "$app-out" "$records"
 }
