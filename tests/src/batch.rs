@@ -30,9 +30,16 @@ impl Batch {
     /// A valid batch of records without keys, by no idempotent producer.
     #[must_use]
     pub fn of(values: &[&[u8]]) -> Self {
+        let keyless: Vec<_> = values.iter().map(|value| (None, *value)).collect();
+        Self::keyed(&keyless)
+    }
+
+    /// The same of records with keys.
+    #[must_use]
+    pub fn keyed(values: &[(Option<&[u8]>, &[u8])]) -> Self {
         let mut records = BytesMut::new();
-        for (delta, value) in (0..).zip(values) {
-            put_record(&mut records, delta, value);
+        for (delta, (key, value)) in (0..).zip(values) {
+            put_keyed(&mut records, delta, *key, value);
         }
         let count = i32::try_from(values.len()).unwrap_or(i32::MAX);
         Self {
@@ -89,11 +96,21 @@ impl Batch {
 
 /// One record without a key, at the batch's base timestamp.
 pub fn put_record(to: &mut BytesMut, offset_delta: i32, value: &[u8]) {
+    put_keyed(to, offset_delta, None, value);
+}
+
+fn put_keyed(to: &mut BytesMut, offset_delta: i32, key: Option<&[u8]>, value: &[u8]) {
     let mut body = BytesMut::new();
     body.put_i8(0);
     put_varint(&mut body, 0);
     put_varint(&mut body, offset_delta);
-    put_varint(&mut body, -1);
+    match key {
+        Some(key) => {
+            put_varint(&mut body, i32::try_from(key.len()).unwrap_or(i32::MAX));
+            body.put_slice(key);
+        }
+        None => put_varint(&mut body, -1),
+    }
     put_varint(&mut body, i32::try_from(value.len()).unwrap_or(i32::MAX));
     body.put_slice(value);
     put_varint(&mut body, 0);

@@ -41,15 +41,22 @@ pub async fn coordinator<'a>(cluster: &'a Cluster, group: &str) -> Result<&'a Br
     let what = format!("a coordinator of {group}");
     let id = wait::until(&what, COORDINATOR_LIMIT, async || {
         for broker in cluster.brokers.iter().filter(|b| b.is_started()) {
-            let mut wire = Wire::connect(broker.kafka).await?;
+            // It may have been struck a moment ago: the others know as well.
+            let Ok(mut wire) = Wire::connect(broker.kafka).await else {
+                continue;
+            };
             let find = FindCoordinatorRequest::default().with_coordinator_keys(vec![text(group)]);
-            let found = wire.call(&find, 4).await?;
+            let Ok(found) = wire.call(&find, 4).await else {
+                continue;
+            };
             let found = found.coordinators.into_iter().next().context("an answer")?;
             let known = cluster.brokers.iter().find(|b| b.id == found.node_id.0);
             let Some(named) = known.filter(|b| found.error_code == 0 && b.is_started()) else {
                 continue;
             };
-            let mut wire = Wire::connect(named.kafka).await?;
+            let Ok(mut wire) = Wire::connect(named.kafka).await else {
+                continue;
+            };
             if offsets(&mut wire, group).await.is_ok() {
                 return Ok(Some(named.id));
             }

@@ -14,6 +14,7 @@
 //! - [`segments`]: the segment files of a partition, batch by batch.
 //! - [`small_disk`]: a file system that can be filled to the last byte.
 //! - [`txn`]: a transactional producer and a `read_committed` reader by hand.
+//! - [`txn_offsets`]: offsets that such a producer commits.
 //! - [`client_suite`]: what the Rust client promises, against any cluster.
 //! - [`wire`]: Kafka frames by hand, for requests no client would send.
 //! - [`wait`]: waits for a condition, never for a time.
@@ -33,6 +34,7 @@ pub mod segments;
 pub mod small_disk;
 pub mod topics;
 pub mod txn;
+pub mod txn_offsets;
 pub mod wait;
 pub mod wire;
 

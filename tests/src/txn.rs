@@ -62,7 +62,7 @@ pub async fn coordinator<'a>(cluster: &'a Cluster, id: &str) -> Result<&'a Broke
 }
 
 /// Errors that pass while coordinators and leaders move or a transaction is ending.
-fn is_passing(code: i16) -> bool {
+pub(crate) fn is_passing(code: i16) -> bool {
     [
         ResponseError::NotCoordinator,
         ResponseError::CoordinatorLoadInProgress,
@@ -120,17 +120,27 @@ impl TxnProducer {
         })
     }
 
+    pub(crate) fn transactional_id(&self) -> TransactionalId {
+        transactional_id(&self.id)
+    }
+
     /// The Produce request of a batch of this transaction; the sequence goes on with each call.
     pub fn request(&mut self, topic: &str, partition: i32, values: &[&str]) -> ProduceRequest {
         let values: Vec<&[u8]> = values.iter().map(|v| v.as_bytes()).collect();
+        let batch = self.number(topic, partition, Batch::of(&values));
+        self.request_of(topic, partition, batch)
+    }
+
+    /// Makes it a batch of this transaction; the sequence goes on.
+    fn number(&mut self, topic: &str, partition: i32, batch: Batch) -> Bytes {
         let next = self
             .sequences
             .entry((topic.to_owned(), partition))
             .or_default();
-        let mut batch = Batch::of(&values).by(self.producer_id, self.epoch, *next);
-        *next += i32::try_from(values.len()).unwrap_or_default();
+        let mut batch = batch.by(self.producer_id, self.epoch, *next);
+        *next += batch.count;
         batch.attributes = TRANSACTIONAL;
-        self.request_of(topic, partition, batch.encode())
+        batch.encode()
     }
 
     /// The Produce request of any batch.
@@ -167,13 +177,30 @@ impl TxnProducer {
         partition: i32,
         values: &[&str],
     ) -> Result<(i16, i64)> {
+        let values: Vec<&[u8]> = values.iter().map(|v| v.as_bytes()).collect();
+        let batch = Batch::of(&values);
+        self.produce_batch(cluster, topic, partition, batch).await
+    }
+
+    /// [`TxnProducer::produce`] of any batch of records.
+    ///
+    /// # Errors
+    /// When nobody answers in time.
+    pub async fn produce_batch(
+        &mut self,
+        cluster: &Cluster,
+        topic: &str,
+        partition: i32,
+        batch: Batch,
+    ) -> Result<(i16, i64)> {
         if self.old {
             let code = self.add(cluster, topic, partition).await?;
             if code != 0 {
                 return Ok((code, -1));
             }
         }
-        let request = self.request(topic, partition, values);
+        let batch = self.number(topic, partition, batch);
+        let request = self.request_of(topic, partition, batch);
         let version = self.produce_version();
         wait::until("a produce answer", COORDINATOR_LIMIT, async || {
             let leader = topics::leader_of(cluster, topic, partition).await?;
@@ -246,7 +273,7 @@ impl TxnProducer {
     }
 
     /// Asks the coordinator until it answers with something that lasts.
-    async fn ask<R>(
+    pub(crate) async fn ask<R>(
         &self,
         cluster: &Cluster,
         request: &R,
@@ -312,7 +339,7 @@ pub async fn read_committed(broker: &Broker, topic: &str, partition: i32) -> Res
         aborted.sort_unstable();
         let bytes = data.records.unwrap_or_default();
         let before = next;
-        take_records(&bytes, &mut next, aborted, &mut read.values)?;
+        take_records(bytes, &mut next, aborted, &mut read.values)?;
         if next == before {
             bail!("nothing at {next} below {}", data.last_stable_offset);
         }
@@ -336,31 +363,44 @@ fn fetch_request(topic: &str, partition: i32, offset: i64) -> FetchRequest {
         .with_topics(vec![topic])
 }
 
-/// Adds the values of all committed records; `next` becomes the offset after the last batch.
+/// Adds the values of all committed records; `next` becomes the offset after the last batch, which may have
+/// no records any more where the log is compacted.
 fn take_records(
-    bytes: &Bytes,
+    mut bytes: Bytes,
     next: &mut i64,
     aborted: Vec<(i64, i64)>,
     values: &mut Vec<String>,
 ) -> Result<()> {
     let mut hidden = std::collections::HashSet::new();
     let mut aborted = aborted.into_iter().peekable();
-    for set in RecordBatchDecoder::decode_all(&mut bytes.clone())? {
-        for record in set.records {
+    while !bytes.is_empty() {
+        let field = |at: usize| -> Result<i32> {
+            let field = bytes.get(at..at + 4).context("a cut header")?;
+            Ok(i32::from_be_bytes(field.try_into()?))
+        };
+        let base = i64::from_be_bytes(bytes[..8].try_into()?);
+        let (size, last) = (12 + field(8)? as usize, base + i64::from(field(23)?));
+        let is_empty = field(57)? == 0;
+        let mut batch = bytes.split_to(size.min(bytes.len()));
+        let sets = if is_empty {
+            Vec::new()
+        } else {
+            RecordBatchDecoder::decode_all(&mut batch)?
+        };
+        for record in sets.into_iter().flat_map(|set| set.records) {
             while let Some((_, producer)) = aborted.next_if(|(first, _)| *first <= record.offset) {
                 hidden.insert(producer);
             }
-            let from = *next;
-            *next = (*next).max(record.offset + 1);
             if record.control {
                 hidden.remove(&record.producer_id);
-            } else if record.offset >= from
+            } else if record.offset >= *next
                 && !(record.transactional && hidden.contains(&record.producer_id))
             {
                 let value = record.value.context("a value")?;
                 values.push(String::from_utf8(value.to_vec())?);
             }
         }
+        *next = (*next).max(last + 1);
     }
     Ok(())
 }

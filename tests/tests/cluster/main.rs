@@ -15,6 +15,7 @@ mod disk;
 mod faults;
 mod groups;
 mod http;
+mod idempotence;
 mod leaders;
 mod log_commands;
 mod maintenance;
@@ -25,6 +26,8 @@ mod quorum;
 mod restart;
 mod retention;
 mod tour;
+mod transaction_commands;
+mod transaction_limits;
 mod transactions;
 mod transfers;
 

@@ -8,7 +8,7 @@ use tidelog_tests::client_suite::ground::{member, topic, write};
 use tidelog_tests::{Cluster, ClusterOptions, dev};
 
 /// What a command prints that must succeed.
-fn run(bootstrap: &str, args: &[&str]) -> Result<String> {
+pub(super) fn run(bootstrap: &str, args: &[&str]) -> Result<String> {
     let mut all = args.to_vec();
     all.extend(["--bootstrap", bootstrap]);
     let output = dev::run(&all)?;
@@ -17,7 +17,7 @@ fn run(bootstrap: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn json(bootstrap: &str, args: &[&str]) -> Result<Vec<Value>> {
+pub(super) fn json(bootstrap: &str, args: &[&str]) -> Result<Vec<Value>> {
     let mut all = args.to_vec();
     all.extend(["--output", "json"]);
     let lines = run(bootstrap, &all)?;
@@ -28,7 +28,7 @@ fn json(bootstrap: &str, args: &[&str]) -> Result<Vec<Value>> {
 }
 
 /// What a command says that must fail.
-fn refused(bootstrap: &str, args: &[&str]) -> Result<String> {
+pub(super) fn refused(bootstrap: &str, args: &[&str]) -> Result<String> {
     let mut all = args.to_vec();
     all.extend(["--bootstrap", bootstrap]);
     let output = dev::run(&all)?;

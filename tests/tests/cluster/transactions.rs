@@ -12,12 +12,12 @@ use super::RECOVERY_LIMIT;
 
 const TIMEOUT_MS: i32 = 60_000;
 
-fn code(error: ResponseError) -> i16 {
+pub(super) fn code(error: ResponseError) -> i16 {
     error.code()
 }
 
 /// Waits until everything in a partition is decided, on a broker that leads it.
-async fn settled(cluster: &Cluster, topic: &str, partition: i32) -> Result<Committed> {
+pub(super) async fn settled(cluster: &Cluster, topic: &str, partition: i32) -> Result<Committed> {
     let what = format!("no open transaction in {topic}-{partition}");
     wait::until(&what, RECOVERY_LIMIT, async || {
         let leader = topics::leader_of(cluster, topic, partition).await?;
