@@ -145,12 +145,12 @@ impl PartitionLog {
             segment.write(&slices).map_err(|e| (done, e))?;
             for batch in run {
                 segment.publish(&batch.header, interval);
-                writer
-                    .epochs
-                    .assign(batch.header.leader_epoch, batch.header.base_offset);
+                let (epoch, base_offset) = (batch.header.leader_epoch, batch.header.base_offset);
+                if writer.epochs.assign(epoch, base_offset) {
+                    writer.epochs_dirty.store(true, Ordering::Release);
+                }
                 self.publish_batch(writer, &segment, &batch.header, batch.step);
             }
-            writer.epochs_dirty = true;
             done += count;
         }
         Ok(())

@@ -204,7 +204,7 @@ impl PartitionLog {
             writer.open = OpenTransactions::of(&writer.producers);
             self.publish_open(&writer.open);
             writer.epochs = state.epochs();
-            writer.epochs_dirty = true;
+            writer.epochs_dirty.store(true, Ordering::Release);
         }
         self.set_log_start_offset(state.start_offset)
     }

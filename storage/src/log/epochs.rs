@@ -13,8 +13,8 @@ pub struct LeaderEpochs {
 
 impl LeaderEpochs {
     /// Notes that a batch of `epoch` begins at `offset`. An epoch none of whose records are left, as
-    /// the log start moved to the end, gives way.
-    pub fn assign(&mut self, epoch: LeaderEpoch, offset: Offset) {
+    /// the log start moved to the end, gives way. True when that changed anything.
+    pub fn assign(&mut self, epoch: LeaderEpoch, offset: Offset) -> bool {
         if self
             .entries
             .last()
@@ -22,9 +22,11 @@ impl LeaderEpochs {
         {
             self.entries.pop();
         }
-        if self.entries.last().is_none_or(|(last, _)| *last < epoch) {
+        let new = self.entries.last().is_none_or(|(last, _)| *last < epoch);
+        if new {
             self.entries.push((epoch, offset));
         }
+        new
     }
 
     /// The largest epoch not above `asked` and where it ended: the start of the next one, or

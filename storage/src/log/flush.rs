@@ -9,6 +9,7 @@ use crate::error::StorageError;
 use prost::Message as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A point in the log that [`FlushTicket::finish`] makes durable. Taking it is quick, so that it can
 /// be done under the lock that orders applies; finishing it waits for the disk.
@@ -17,7 +18,8 @@ pub struct FlushTicket {
     state: LogState,
     segments: Vec<Arc<Segment>>,
     active: Option<Arc<Segment>>,
-    epochs: Option<LeaderEpochs>,
+    /// Set when they have changed since they were last written, with the mark that says so.
+    epochs: Option<(LeaderEpochs, Arc<AtomicBool>)>,
     dir: PathBuf,
     dir_sync: Arc<DirSync>,
 }
@@ -29,7 +31,7 @@ impl PartitionLog {
     /// [`StorageError::Closed`] when the log is deleted.
     pub fn begin_flush(&self) -> Result<FlushTicket, StorageError> {
         self.check_open()?;
-        let mut writer = self.writer.lock();
+        let writer = self.writer.lock();
         let segments = self.segments.read();
         let active = segments.last().cloned();
         // Half a copy has no applied index: a checkpoint stands for what was there before it.
@@ -45,7 +47,10 @@ impl PartitionLog {
                 .cloned()
                 .collect(),
             active,
-            epochs: std::mem::take(&mut writer.epochs_dirty).then(|| writer.epochs.clone()),
+            epochs: writer
+                .epochs_dirty
+                .swap(false, Ordering::AcqRel)
+                .then(|| (writer.epochs.clone(), writer.epochs_dirty.clone())),
             dir: self.dir.clone(),
             dir_sync: self.dir_sync.clone(),
         })
@@ -79,8 +84,9 @@ impl FlushTicket {
                 segment.close_file();
             }
         }
-        if let Some(epochs) = &self.epochs {
-            epochs.write(&self.dir)?;
+        if let Some((epochs, dirty)) = &self.epochs {
+            let written = epochs.write(&self.dir);
+            written.inspect_err(|_| dirty.store(true, Ordering::Release))?;
         }
         self.dir_sync.sync()?;
         Ok(self.state.encode_to_vec())

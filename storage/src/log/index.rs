@@ -40,6 +40,10 @@ pub struct SegmentIndex {
     bytes_since_entry: u64,
     persisted_offsets: usize,
     persisted_times: usize,
+    /// The segment is closed: its files are there, whether or not they have entries.
+    sealed: bool,
+    /// The files may hold what is not synced.
+    unsynced: bool,
 }
 
 impl SegmentIndex {
@@ -53,6 +57,8 @@ impl SegmentIndex {
             bytes_since_entry: 0,
             persisted_offsets: 0,
             persisted_times: 0,
+            sealed: false,
+            unsynced: false,
         }
     }
 
@@ -72,6 +78,9 @@ impl SegmentIndex {
             return Ok(None);
         }
         index.latest = index.times.last().copied();
+        index.sealed = closed;
+        // The process may have ended before it synced them.
+        index.unsynced = !closed;
         index.persisted_offsets = index.offsets.len();
         index.persisted_times = index.times.len();
         let kept = index.persisted_offsets * OFFSET_ENTRY_BYTES;
@@ -159,6 +168,7 @@ impl SegmentIndex {
 
     pub fn seal(&mut self) {
         self.push_latest();
+        self.sealed = true;
         self.offsets.shrink_to_fit();
         self.times.shrink_to_fit();
     }
@@ -196,33 +206,40 @@ impl SegmentIndex {
         after.checked_sub(1).map_or(0, |i| self.times[i].relative)
     }
 
-    /// Writes entries not yet in the files, and syncs the files if asked to.
+    /// Writes entries not yet in the files, and syncs the files if asked to. Costs nothing when there
+    /// are none: a broker with thousands of small partitions would else make, open and sync two files
+    /// for each of them at every checkpoint.
     pub fn persist(&mut self, sync: bool) -> Result<(), StorageError> {
         let mut bytes = Vec::new();
         for entry in &self.offsets[self.persisted_offsets..] {
             bytes.extend_from_slice(&entry.relative.to_be_bytes());
             bytes.extend_from_slice(&entry.position.to_be_bytes());
         }
-        append(
-            &self.offset_path,
-            &bytes,
-            self.persisted_offsets * OFFSET_ENTRY_BYTES,
-            sync,
-        )?;
+        let at = self.persisted_offsets * OFFSET_ENTRY_BYTES;
+        if self.must_write(&self.offset_path, &bytes, at, sync) {
+            append(&self.offset_path, &bytes, at, sync)?;
+        }
         self.persisted_offsets = self.offsets.len();
         bytes.clear();
         for entry in &self.times[self.persisted_times..] {
             bytes.extend_from_slice(&entry.timestamp.to_be_bytes());
             bytes.extend_from_slice(&entry.relative.to_be_bytes());
         }
-        append(
-            &self.time_path,
-            &bytes,
-            self.persisted_times * TIME_ENTRY_BYTES,
-            sync,
-        )?;
+        let at = self.persisted_times * TIME_ENTRY_BYTES;
+        if self.must_write(&self.time_path, &bytes, at, sync) {
+            append(&self.time_path, &bytes, at, sync)?;
+        }
         self.persisted_times = self.times.len();
+        self.unsynced = !sync;
         Ok(())
+    }
+
+    /// Whether a file has to be touched: there is something new, something to sync, or what is there
+    /// belongs to an index that was thrown away.
+    fn must_write(&self, path: &Path, bytes: &[u8], at: usize, sync: bool) -> bool {
+        let first = at == 0 && (self.sealed || path.exists());
+        let kept = at > 0 && sync && self.unsynced;
+        !bytes.is_empty() || first || kept
     }
 }
 

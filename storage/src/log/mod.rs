@@ -60,7 +60,8 @@ struct Writer {
     /// The transactions open in `producers`, of what is published.
     open: OpenTransactions,
     epochs: LeaderEpochs,
-    epochs_dirty: bool,
+    /// They are not what `leader-epoch-checkpoint` says.
+    epochs_dirty: Arc<AtomicBool>,
     /// The log as it was before the copy under way: what a checkpoint taken meanwhile stands for.
     before_copy: Option<LogState>,
     /// Compaction is replacing segments: files are not to be removed meanwhile.
@@ -159,7 +160,7 @@ impl PartitionLog {
                 producers,
                 open,
                 epochs,
-                epochs_dirty: false,
+                epochs_dirty: Arc::default(),
                 before_copy: None,
                 swapping: false,
             }),
@@ -259,7 +260,7 @@ impl PartitionLog {
         }
         self.start.store(offset, Ordering::Release);
         writer.epochs.trim_front(offset);
-        writer.epochs_dirty = true;
+        writer.epochs_dirty.store(true, Ordering::Release);
         if writer.swapping {
             // Compaction is renaming files; it removes what has to go when it is done.
             return Ok(());

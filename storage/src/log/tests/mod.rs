@@ -6,6 +6,7 @@ mod compaction;
 mod compaction_transactions;
 mod crash;
 mod disk_full;
+mod flush;
 mod inspect;
 mod lookup;
 mod mend;

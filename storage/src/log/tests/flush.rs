@@ -1,0 +1,64 @@
+//! What a checkpoint does not touch.
+
+use super::*;
+use std::os::unix::fs::MetadataExt;
+
+/// Number of the file's inode: another one each time a file is replaced.
+fn inode(path: &Path) -> u64 {
+    std::fs::metadata(path).expect("the file").ino()
+}
+
+#[test]
+fn a_checkpoint_writes_only_files_that_have_something_new() {
+    let dir = scratch();
+    let path = |name: &str| dir.path().join(name);
+    let (index, times) = (
+        "00000000000000000000.index",
+        "00000000000000000000.timeindex",
+    );
+    let config = LogConfig::default();
+    let log = open_with(dir.path(), config.clone(), None).expect("the log opens");
+    append(&log, &Sample::of(2, 700, 1), 4);
+    flush(&log);
+    assert!(
+        !path(index).exists() && !path(times).exists(),
+        "a segment shorter than the index interval has no index files"
+    );
+    let epochs = inode(&path("leader-epoch-checkpoint"));
+    append(&log, &Sample::of(2, 700, 2), 4);
+    flush(&log);
+    assert_eq!(inode(&path("leader-epoch-checkpoint")), epochs);
+    append(&log, &Sample::of(2, 700, 3), 5);
+    let checkpoint = flush(&log);
+    assert_ne!(inode(&path("leader-epoch-checkpoint")), epochs);
+
+    for at in 4..12 {
+        append(&log, &Sample::of(2, 700, at), 5);
+    }
+    drop(log);
+    let log = open_with(dir.path(), config, Some(&checkpoint)).expect("the log opens");
+    for at in 4..12 {
+        append(&log, &Sample::of(2, 700, at), 5);
+    }
+    flush(&log);
+    assert!(path(index).metadata().is_ok_and(|m| m.len() > 0));
+    assert!(path(times).metadata().is_ok_and(|m| m.len() > 0));
+}
+
+/// Index files that do not belong to the segment must not outlive the first sync, although the
+/// segment is too short to have entries of its own.
+#[test]
+fn files_of_an_index_that_was_thrown_away_are_emptied() {
+    let dir = scratch();
+    let config = LogConfig::default();
+    let log = open_with(dir.path(), config.clone(), None).expect("the log opens");
+    append(&log, &Sample::of(2, 700, 1), 4);
+    let checkpoint = flush(&log);
+    drop(log);
+    let index = dir.path().join("00000000000000000000.index");
+    std::fs::write(&index, [0, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 4]).expect("written");
+    let log = open_with(dir.path(), config, Some(&checkpoint)).expect("the log opens");
+    append(&log, &Sample::of(2, 700, 2), 4);
+    flush(&log);
+    assert_eq!(std::fs::read(&index).expect("the file"), []);
+}
