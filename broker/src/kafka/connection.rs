@@ -21,8 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 /// Requests of one connection that may be under way at once.
 const PIPELINE: usize = 64;
-/// Memory taken for a frame before its bytes come.
-const READ_AHEAD: usize = 64 * 1024;
+/// Memory taken for a frame before its bytes come: whole frames of most producers, which would else be
+/// copied each time the buffer grows. The budget has been charged for all of the frame by then.
+const READ_AHEAD: usize = 1024 * 1024;
 const IOV_MAX: usize = 1024;
 
 /// Serves one client until it leaves, errs, or the broker stops.
