@@ -15,7 +15,7 @@ use crate::kafka::produce_verify::Verifier;
 use crate::metadata::changes::{ProducerIds, Refused, propose};
 use crate::metadata::command::{Command, RegisterBroker};
 use crate::metadata::machine::Machine;
-use crate::metadata::{MetadataImage, reconcile};
+use crate::metadata::{MetadataImage, members, reconcile};
 use crate::metrics::Metrics;
 use crate::peer_calls::Answers;
 use crate::producer_expiry;
@@ -100,11 +100,10 @@ impl Broker {
     /// Serves clients with everything it has: registered, all first brokers known, replicas open.
     pub fn is_ready(&self) -> bool {
         let image = self.metadata.load();
-        let seeds_known = self
-            .config
-            .seeds()
-            .iter()
-            .all(|s| image.brokers.contains_key(&s.broker));
+        let seeds_known =
+            self.config.seeds().iter().all(|s| {
+                image.brokers.contains_key(&s.broker) || image.retired.contains(&s.broker)
+            });
         *self.registered.borrow()
             && seeds_known
             && self.node.metadata_leader().is_some()
@@ -182,12 +181,27 @@ impl RunningBroker {
             stopped.clone(),
         ));
         tokio::spawn(markers::run(broker.clone(), stopped.clone()));
-        tokio::spawn(reconcile::run(broker.clone(), changes, stopped.clone()));
+        tokio::spawn(members::run(
+            broker.clone(),
+            changes.clone(),
+            stopped.clone(),
+        ));
+        tokio::spawn(reconcile::run(
+            broker.clone(),
+            changes.clone(),
+            stopped.clone(),
+        ));
         tokio::spawn(retention::run(broker.clone(), stopped.clone()));
         tokio::spawn(producer_expiry::run(broker.clone(), stopped.clone()));
         let advertised = advertised(&broker.config, &kafka);
         tokio::spawn(end_if_unwelcome(
             broker.clone(),
+            fail.clone(),
+            stopped.clone(),
+        ));
+        tokio::spawn(end_if_retired(
+            broker.clone(),
+            changes,
             fail.clone(),
             stopped.clone(),
         ));
@@ -247,6 +261,7 @@ fn node_config(config: &BrokerConfig, data_dir: &DataDir) -> NodeConfig {
         cluster_id: data_dir.cluster_id(),
         data_dir: data_dir.path().to_owned(),
         peer_listener: config.text("peer.listener").to_owned(),
+        peer_address: peer_address(config),
         seeds,
         journal_file_bytes: unsigned("journal.file.bytes"),
         journal_direct_io: config.flag("journal.direct.io"),
@@ -269,6 +284,23 @@ fn advertised(config: &BrokerConfig, listener: &TcpListener) -> (String, u16) {
     (host.to_owned(), if port == 0 { bound } else { port })
 }
 
+/// `HOST:PORT` other brokers reach this one at.
+fn peer_address(config: &BrokerConfig) -> String {
+    let seeds = config.seeds();
+    if let Some(seed) = seeds.into_iter().find(|s| s.broker == config.broker_id()) {
+        return seed.address;
+    }
+    let listener = config.text("peer.listener");
+    let advertised = match config.text("advertised.listeners") {
+        "" => config.text("listeners"),
+        advertised => advertised,
+    };
+    match (host_port(listener), host_port(advertised)) {
+        (Some(("0.0.0.0" | "::" | "[::]", port)), Some((host, _))) => format!("{host}:{port}"),
+        _ => listener.to_owned(),
+    }
+}
+
 /// Ends a broker that the others refuse for good.
 async fn end_if_unwelcome(
     broker: Arc<Broker>,
@@ -284,6 +316,29 @@ async fn end_if_unwelcome(
     }
 }
 
+/// Ends a broker that was taken out of the cluster, for good.
+async fn end_if_retired(
+    broker: Arc<Broker>,
+    mut changed: watch::Receiver<u64>,
+    fail: watch::Sender<Option<String>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        changed.borrow_and_update();
+        // Until it has registered, its metadata may be those of an earlier life.
+        if *broker.registered.borrow() && broker.metadata.load().retired.contains(&broker.id) {
+            let noted = broker.data_dir.retire();
+            let reason = "this broker was unregistered from its cluster".to_owned();
+            let _ = fail.send(Some(noted.map_or_else(|e| e.to_string(), |()| reason)));
+            return;
+        }
+        tokio::select! {
+            result = changed.changed() => if result.is_err() { return },
+            _ = stop.wait_for(|s| *s) => return,
+        }
+    }
+}
+
 /// Registers this broker in the metadata, trying until the cluster is formed.
 async fn register(
     broker: Arc<Broker>,
@@ -291,15 +346,7 @@ async fn register(
     fail: watch::Sender<Option<String>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let peer_address = broker
-        .config
-        .seeds()
-        .into_iter()
-        .find(|s| s.broker == broker.id)
-        .map_or_else(
-            || broker.config.text("peer.listener").to_owned(),
-            |s| s.address,
-        );
+    let peer_address = peer_address(&broker.config);
     let rack = Some(broker.config.text("broker.rack").to_owned()).filter(|r| !r.is_empty());
     let command = RegisterBroker {
         id: broker.id.0,

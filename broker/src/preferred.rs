@@ -191,10 +191,10 @@ mod tests {
         let topic = Topic {
             name: "t".to_owned(),
             id: uuid::Uuid::nil(),
-            partitions: vec![PartitionMeta {
-                group: GroupId(7),
-                replicas: vec![BrokerId(1), BrokerId(2)],
-            }],
+            partitions: vec![PartitionMeta::new(
+                GroupId(7),
+                vec![BrokerId(1), BrokerId(2)],
+            )],
             configs: BTreeMap::new(),
         };
         image.topics.insert("t".to_owned(), Arc::new(topic));

@@ -114,10 +114,13 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     let mut started = 0;
     let mut still = HashMap::new();
     for group in shared.groups() {
-        if !group.guard.may_vote() {
+        if !group.may_vote() {
             continue;
         }
         let unformed = group.is_unformed();
+        if !unformed && !group.is_voter(shared.transport.identity.broker) {
+            continue;
+        }
         if unformed && group.id == METADATA_GROUP || !unformed && leader_lives(shared, &group) {
             continue;
         }
@@ -175,7 +178,7 @@ fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
 fn rank(shared: &NodeShared, group: &Group) -> u32 {
     let alive = |id| shared.transport.is_alive(id);
     let me = shared.transport.identity.broker;
-    place(&group.replicas, me, alive, |id| {
+    place(&group.replicas(), me, alive, |id| {
         shared.is_in_maintenance(id)
     })
 }
@@ -256,13 +259,14 @@ pub async fn balance(shared: Arc<NodeShared>, rebalance: bool, mut stop: watch::
                 Some((_, since)) if now.duration_since(since) < STUCK_AFTER => None,
                 Some(_) => any_heir(&shared, &group),
                 None if leaves => stand_in(&shared, &group),
-                None => group.replicas.first().copied().filter(|preferred| {
+                None => group.replicas().first().copied().filter(|preferred| {
                     rebalance
                         && *preferred != me
                         && !shared.is_in_maintenance(*preferred)
                         && settled(preferred)
                         && shared.transport.is_staying(*preferred)
                         && group.is_ready_leader()
+                        && group.is_voter(*preferred)
                         && is_caught_up(&group, *preferred)
                 }),
             };
@@ -294,8 +298,10 @@ pub async fn hand_to(shared: &NodeShared, group: &Group, epoch: i32, heir: Broke
 /// once.
 fn stand_in(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
     let me = shared.transport.identity.broker;
+    let members = group.members();
     let can = |r: &BrokerId| {
         *r != me
+            && members.is_voter(*r)
             && !shared.is_in_maintenance(*r)
             && shared.transport.is_staying(*r)
             && is_caught_up(group, *r)
@@ -303,17 +309,19 @@ fn stand_in(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
     if !group.is_ready_leader() {
         return None;
     }
-    group.replicas.iter().copied().find(can)
+    group.replicas().iter().copied().find(can)
 }
 
 /// The living replica that lacks least; one in maintenance only when there is no other.
-fn any_heir(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
+pub fn any_heir(shared: &NodeShared, group: &Group) -> Option<BrokerId> {
     let matched = group.matched().unwrap_or_default();
+    let members = group.members();
     group
-        .replicas
+        .replicas()
         .iter()
         .copied()
         .filter(|r| *r != shared.transport.identity.broker && shared.transport.is_staying(*r))
+        .filter(|r| members.is_voter(*r))
         .max_by_key(|r| {
             let wanted = !shared.is_in_maintenance(*r);
             (wanted, matched.get(r).copied().unwrap_or(0))
@@ -355,11 +363,16 @@ fn ask_what_is_committed(shared: &NodeShared, behind: &mut HashMap<GroupId, u64>
 pub fn is_caught_up(group: &Group, replica: BrokerId) -> bool {
     /// Entries a follower may lack and still be handed leadership: it gets them with the hand-over.
     const LAG_MAX: u64 = 64;
+    lacks_at_most(group, replica, LAG_MAX)
+}
+
+/// Whether a member is known to have all but `entries` of the leader's log.
+pub fn lacks_at_most(group: &Group, replica: BrokerId, entries: u64) -> bool {
     let last = group.last_index();
     group
         .matched()
         .and_then(|matched| matched.get(&replica).copied())
-        .is_some_and(|matched| matched + LAG_MAX >= last)
+        .is_some_and(|matched| matched > 0 && matched + entries >= last)
 }
 
 #[cfg(test)]

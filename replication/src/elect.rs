@@ -41,10 +41,10 @@ impl Node {
             if to == self.broker() {
                 return Ok(());
             }
-            if !group.replicas.contains(&to) || !shared.transport.is_staying(to) {
+            if !group.replicas().contains(&to) || !shared.transport.is_staying(to) {
                 return Err(NotElected::NotAvailable);
             }
-            if group.is_ready_leader() && detector::is_caught_up(&group, to) {
+            if group.is_ready_leader() && group.is_voter(to) && detector::is_caught_up(&group, to) {
                 detector::hand_to(shared, &group, epoch, to).await;
                 return Ok(());
             }

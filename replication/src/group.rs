@@ -16,7 +16,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::{Config, Raft, SnapshotPolicy};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,13 +78,25 @@ pub fn raft_config() -> Result<Arc<Config>, ReplicationError> {
         .map_err(|e| ReplicationError::Refused(format!("raft settings: {e}")))
 }
 
+/// The replicas a group is opened with.
+#[derive(Debug, Clone)]
+pub struct GroupReplicas {
+    /// In preference order.
+    pub replicas: Vec<BrokerId>,
+    /// The first voters, in the same order on all of them; empty on a replica that comes later.
+    pub founders: Vec<BrokerId>,
+}
+
 pub struct Group {
     pub id: GroupId,
     pub raft: GroupRaft,
     pub log: Arc<GroupLog>,
     pub machine: Arc<GroupMachine>,
-    /// Replica set in preference order.
-    pub replicas: Vec<BrokerId>,
+    /// Replicas in preference order, as the metadata name them; while it moves, those that come and
+    /// those that go.
+    replicas: RwLock<Arc<[BrokerId]>>,
+    /// Its first voters, when this replica is one of them.
+    founders: Vec<BrokerId>,
     /// What a replica that has lost its past may take part in.
     pub guard: Guard,
     context: GroupContext,
@@ -99,7 +111,7 @@ impl Group {
         id: GroupId,
         log: Arc<GroupLog>,
         machine: Arc<GroupMachine>,
-        replicas: Vec<BrokerId>,
+        members: GroupReplicas,
         guard: Guard,
         context: GroupContext,
     ) -> Result<Arc<Group>, ReplicationError> {
@@ -126,7 +138,8 @@ impl Group {
             raft,
             log,
             machine,
-            replicas,
+            replicas: RwLock::new(members.replicas.into()),
+            founders: members.founders,
             guard,
             context,
             queue: Mutex::default(),
@@ -137,18 +150,51 @@ impl Group {
         Ok(group)
     }
 
-    /// Makes `replicas` the group's first voters; on one replica only, and only once.
+    /// Replicas in preference order, as the metadata name them.
+    pub fn replicas(&self) -> Arc<[BrokerId]> {
+        self.replicas.read().clone()
+    }
+
+    pub(crate) fn set_replicas(&self, replicas: &[BrokerId]) {
+        if self.replicas()[..] != *replicas {
+            *self.replicas.write() = replicas.into();
+        }
+    }
+
+    /// Whether a leader needs others for a majority.
+    fn is_alone(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        membership.voter_ids().nth(1).is_none()
+    }
+
+    /// The broker that forms the group, if `me` is among its first voters.
+    pub fn first_founder(&self) -> Option<BrokerId> {
+        self.founders.first().copied()
+    }
+
+    /// Whether this replica may vote and stand for election. One that came later may once its own log says
+    /// that it is a voter.
+    pub fn may_vote(&self) -> bool {
+        if self.guard.is_joining() && self.is_voter(self.context.broker) {
+            self.guard.end();
+        }
+        self.guard.may_vote()
+    }
+
+    /// Makes the founders the group's first voters; on one replica only, and only once. Does nothing on a
+    /// replica that came later.
     pub async fn initialize(&self) -> Result<(), ReplicationError> {
         let initialized = self
             .raft
             .is_initialized()
             .await
             .map_err(|e| raft_error(self.id, &e))?;
-        if initialized {
+        if initialized || self.founders.is_empty() {
             return Ok(());
         }
         let members: BTreeMap<u64, openraft::impls::EmptyNode> = self
-            .replicas
+            .founders
             .iter()
             .map(|r| (node_of(*r), openraft::impls::EmptyNode {}))
             .collect();
@@ -223,7 +269,7 @@ impl Group {
 
     /// A leader idle longer than its lease first proves that a majority still follows it.
     async fn wake(&self) {
-        if self.replicas.len() < 2 || !self.is_leader() || self.lease_is_fresh() {
+        if !self.is_leader() || self.lease_is_fresh() || self.is_alone() {
             return;
         }
         if self.raft.trigger().heartbeat().await.is_err() {
@@ -234,11 +280,16 @@ impl Group {
         let _ = tokio::time::timeout(WAKE_LIMIT, acked).await;
     }
 
+    /// As [`Group::propose`] does before it writes.
+    pub(crate) async fn prove_majority(&self) {
+        self.wake().await;
+    }
+
     /// Whether this replica leads in `epoch`, as a majority has just confirmed.
     pub async fn confirm_leader(&self, epoch: i32) -> bool {
         self.wake().await;
         let leads = self.leader() == (Some(self.context.broker), epoch);
-        leads && (self.replicas.len() < 2 || self.lease_is_fresh())
+        leads && (self.lease_is_fresh() || self.is_alone())
     }
 
     /// Hands leadership to `to`.
@@ -249,7 +300,7 @@ impl Group {
         }
     }
 
-    /// Index up to which each voter is known to have the log, on the leader.
+    /// Index up to which each member is known to have the log, on the leader.
     pub fn matched(&self) -> Option<BTreeMap<BrokerId, u64>> {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
@@ -286,17 +337,6 @@ impl Group {
             .cluster_committed
             .as_ref()
             .map_or(0, |id| id.index + 1)
-    }
-
-    /// `(voters, learners)` by the newest membership this replica knows, each in order.
-    pub fn members(&self) -> (Vec<BrokerId>, Vec<BrokerId>) {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        (
-            membership.voter_ids().map(broker_of).collect(),
-            membership.learner_ids().map(broker_of).collect(),
-        )
     }
 
     /// Greatest term this replica has voted in or heard of.

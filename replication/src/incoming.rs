@@ -77,12 +77,18 @@ impl Handler for Incoming {
         if let Some(to) = shared.transport.peer(peer) {
             to.send(0, shared.leaders.own());
         }
+        if shared.transport.cluster_exists()
+            && let Some(metadata) = shared.group(crate::node::METADATA_GROUP)
+            && metadata.is_unformed()
+        {
+            metadata.guard.join();
+        }
         shared.unsettle();
         tokio::spawn(async move {
             // Replication to this peer has been backing off while it was away.
             let node = crate::group::node_of(peer);
             for group in shared.groups() {
-                if group.replicas.contains(&peer) && group.is_leader() {
+                if group.is_leader() && group.replicas().contains(&peer) {
                     let _ = group.raft.trigger().reset_backoff([node]).await;
                 }
             }
@@ -125,8 +131,9 @@ fn raft_message(
     from: BrokerId,
     body: Body,
 ) -> Handled {
-    if !group.guard.admits(&body) {
-        return refused(format!("group {} is being rebuilt here", group.id.0));
+    // A vote may be the first to ask a replica that has just become a voter.
+    if !group.guard.admits(&body) && !(group.may_vote() && group.guard.admits(&body)) {
+        return refused(format!("group {} takes no part here yet", group.id.0));
     }
     match body {
         Body::Append(append) => match append_from_wire(append) {
@@ -281,8 +288,11 @@ fn rebuild_state(shared: &Arc<NodeShared>, group: GroupId, from: BrokerId) -> Ha
     let Some(group) = shared.group(group) else {
         return refused(format!("group {} is not open here", group.0));
     };
-    if !group.guard.may_vote() {
-        return refused(format!("group {} is being rebuilt here, too", group.id.0));
+    if !group.may_vote() {
+        return refused(format!(
+            "group {} takes no part here yet, either",
+            group.id.0
+        ));
     }
     Handled::Later(Box::pin(async move {
         let node = crate::group::node_of(from);

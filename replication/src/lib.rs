@@ -4,8 +4,8 @@
 //! replica of one partition; `group` drives a single openraft group; `log_store` keeps its log over
 //! the shared journal; `state_machine` applies committed entries; `transport` carries messages of
 //! all groups between two brokers over one stream, and `calls` the broker's own requests over it; `detector` notices dead brokers and starts
-//! elections, `elect` gives leadership to a replica that was asked for, and `quorum` tells how far the
-//! replicas of the metadata group are.
+//! elections, `elect` gives leadership to a replica that was asked for, `membership` moves replicas, and
+//! `quorum` tells how far the replicas of the metadata group are.
 //!
 //! Data goes one way: `broker → replication → storage`. Only this crate imports openraft.
 
@@ -20,6 +20,7 @@ mod incoming;
 mod leaders;
 mod log_keeper;
 mod log_store;
+pub mod membership;
 mod mend;
 pub mod node;
 pub mod partition;
@@ -34,7 +35,10 @@ pub use calls::Calls;
 pub use elect::NotElected;
 pub use error::{ProposeError, ReplicationError};
 pub use ids::BrokerId;
-pub use node::{LeaderInfo, MetadataMachine, Node, NodeConfig, NodeMetrics, PeerAddress};
+pub use membership::{Members, Wanted};
+pub use node::{
+    LeaderInfo, METADATA_GROUP, MetadataMachine, Node, NodeConfig, NodeMetrics, PeerAddress,
+};
 pub use partition::{Appended, Partition, PartitionSpec, Proposal, Role};
 pub use quorum::{Quorum, QuorumReplica};
 pub use tidelog_storage::ids::GroupId;

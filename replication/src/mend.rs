@@ -15,7 +15,8 @@ pub async fn mend(partition: &Arc<Partition>, offset: i64) {
     };
     let transport = Arc::downgrade(&partition.transport);
     let me = partition.transport.identity.broker;
-    let others = partition.spec.replicas.iter().filter(|r| **r != me);
+    let replicas = partition.group.replicas();
+    let others = replicas.iter().filter(|r| **r != me);
     let name = format!("{}-{}", partition.spec.topic, partition.spec.partition);
     for other in others.clone() {
         let mended = async {

@@ -4,7 +4,7 @@ use crate::calls::Calls;
 use crate::catch_up::PeerCatchUp;
 use crate::detector;
 use crate::error::{ProposeError, ReplicationError};
-use crate::group::{Group, GroupContext, raft_config};
+use crate::group::{Group, GroupContext, GroupReplicas, raft_config};
 use crate::ids::BrokerId;
 use crate::incoming::Incoming;
 use crate::leaders::LeaderTable;
@@ -57,6 +57,8 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// `HOST:PORT` this broker listens on for its peers.
     pub peer_listener: String,
+    /// `HOST:PORT` at which its peers reach it.
+    pub peer_address: String,
     /// All first brokers of the cluster, this one included; the same list on each.
     pub seeds: Vec<PeerAddress>,
     pub journal_file_bytes: u64,
@@ -238,6 +240,7 @@ impl Node {
                 broker: config.broker,
                 incarnation: config.incarnation,
                 seeds: seeds_text(&config.seeds),
+                address: config.peer_address.clone(),
             },
             Timing {
                 heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
@@ -394,7 +397,14 @@ impl Node {
 
     /// Leader of the metadata group: Kafka's *controller*.
     pub fn metadata_leader(&self) -> Option<BrokerId> {
-        let (leader, _) = self.metadata.leader();
+        // A broker that is about to join has been told who leads before it is a member.
+        let told = || {
+            self.shared
+                .leaders
+                .get(METADATA_GROUP)
+                .map(|info| info.leader)
+        };
+        let leader = self.metadata.leader().0.or_else(told);
         leader.filter(|l| self.shared.transport.is_alive(*l))
     }
 
@@ -446,10 +456,13 @@ impl Node {
             spec.group,
             recovered,
             machine,
-            spec.replicas.clone(),
+            GroupReplicas {
+                replicas: spec.replicas.clone(),
+                founders: spec.founders.clone(),
+            },
         )
         .await?;
-        let first = spec.replicas.first() == Some(&self.config.broker);
+        let first = spec.founders.first() == Some(&self.config.broker);
         let partition = Arc::new(Partition {
             spec,
             log,
@@ -461,7 +474,7 @@ impl Node {
             .partitions
             .write()
             .insert(group.id, partition.clone());
-        if !group.guard.may_vote() {
+        if group.guard.is_lost() {
             let stop = self.stop.subscribe();
             tokio::spawn(rebuild::run(self.shared.clone(), group, stop));
         } else if first {
@@ -480,16 +493,35 @@ impl Node {
     /// Tells that every replica this broker's metadata gives it is open. It counts once the metadata
     /// itself is rebuilt.
     pub fn all_replicas_open(&self) {
-        if self.metadata.guard.may_vote() {
+        if !self.metadata.guard.is_lost() {
             self.shared.rebuild.set_all_open();
         }
     }
 
     /// Stops the replica and removes its data; only for a partition whose deletion is committed.
     pub async fn remove_partition(&self, group: GroupId) -> Result<(), ReplicationError> {
+        self.shared.leaders.forget(group);
+        self.remove_replica(group).await
+    }
+
+    /// From now on the replica answers nobody, so that nobody counts on it while its removal is being
+    /// committed; `false` takes that back.
+    pub fn set_leaving(&self, group: GroupId, leaving: bool) {
+        if let Some(group) = self.shared.group(group) {
+            if leaving {
+                group.guard.leave();
+            } else {
+                group.guard.stay();
+            }
+        }
+    }
+
+    /// Stops this broker's replica of a partition that goes on elsewhere, and removes its data; only once it
+    /// is committed that this broker has it no more.
+    pub async fn remove_replica(&self, group: GroupId) -> Result<(), ReplicationError> {
+        self.shared.leaders.resigned(group);
         let partition = self.shared.partitions.write().remove(&group);
         let open = self.shared.groups.write().remove(&group);
-        self.shared.leaders.forget(group);
         if let Some(open) = open {
             open.stop().await;
             open.log.remove();
@@ -600,6 +632,11 @@ impl Node {
         });
     }
 
+    /// A broker is not registered any more: it may come back with another data folder.
+    pub fn forget_incarnation(&self, broker: BrokerId) {
+        self.shared.transport.expect_any_incarnation(broker);
+    }
+
     /// The incarnation under which a broker is registered: connections of any other are refused.
     pub fn expect_incarnation(&self, broker: BrokerId, incarnation: u128) {
         self.shared
@@ -628,9 +665,9 @@ impl Node {
             groups_led: led.len() as u64,
             under_replicated: led
                 .iter()
-                .filter(|g| g.replicas.iter().any(|r| !transport.is_alive(*r)))
+                .filter(|g| g.replicas().iter().any(|r| !transport.is_alive(*r)))
                 .count() as u64,
-            rebuilding: groups.iter().filter(|g| !g.guard.may_vote()).count() as u64,
+            rebuilding: groups.iter().filter(|g| g.guard.is_lost()).count() as u64,
             leader_changes: self.shared.leaders.changes(),
             peer_bytes_out: transport.bytes_out.load(Ordering::Relaxed),
             peer_bytes_in: transport.bytes_in.load(Ordering::Relaxed),
@@ -673,17 +710,7 @@ impl Node {
         loop {
             let mut led = 0;
             for group in self.shared.groups().into_iter().filter(|g| g.is_leader()) {
-                let matched = group.matched().unwrap_or_default();
-                let heir = group
-                    .replicas
-                    .iter()
-                    .copied()
-                    .filter(|r| *r != self.config.broker && self.shared.transport.is_staying(*r))
-                    .max_by_key(|r| {
-                        let wanted = !self.shared.is_in_maintenance(*r);
-                        (wanted, matched.get(r).copied().unwrap_or(0))
-                    });
-                if let Some(heir) = heir {
+                if let Some(heir) = detector::any_heir(&self.shared, &group) {
                     led += 1;
                     group.transfer_leader(heir).await;
                 }
@@ -752,7 +779,7 @@ async fn start_group(
     id: GroupId,
     recovered: Option<RecoveredGroup>,
     machine: Arc<GroupMachine>,
-    replicas: Vec<BrokerId>,
+    members: GroupReplicas,
 ) -> Result<Arc<Group>, ReplicationError> {
     let journaled = recovered.clone();
     let log = GroupLog::new(
@@ -770,8 +797,8 @@ async fn start_group(
             .write()
             .insert(id, (log.clone(), machine.clone()));
     }
-    let guard = shared.rebuild.guard(&replicas);
-    match Group::start(id, log.clone(), machine, replicas, guard, context.clone()).await {
+    let guard = shared.rebuild.guard(&members);
+    match Group::start(id, log.clone(), machine, members, guard, context.clone()).await {
         Ok(group) => {
             shared.groups.write().insert(id, group.clone());
             Ok(group)
@@ -818,7 +845,17 @@ async fn open_metadata(
     if voters.is_empty() {
         voters.push(config.broker);
     }
-    start_group(shared, context, METADATA_GROUP, recovered, machine, voters).await
+    // A broker that is not in the list joins a cluster that is there.
+    let founders = if voters.contains(&config.broker) {
+        voters.clone()
+    } else {
+        Vec::new()
+    };
+    let members = GroupReplicas {
+        replicas: voters,
+        founders,
+    };
+    start_group(shared, context, METADATA_GROUP, recovered, machine, members).await
 }
 
 /// The broker with the lowest id founds the cluster, once every first broker is up and agrees on
@@ -829,7 +866,7 @@ async fn form_cluster(
     config: NodeConfig,
     mut stop: watch::Receiver<bool>,
 ) {
-    if metadata.replicas.first() != Some(&config.broker) || !metadata.guard.may_vote() {
+    if metadata.first_founder() != Some(config.broker) || metadata.guard.is_lost() {
         return;
     }
     loop {
@@ -847,6 +884,10 @@ async fn form_cluster(
             .collect();
         let initialized = metadata.raft.is_initialized().await.unwrap_or(true);
         if initialized {
+            return;
+        }
+        if shared.transport.cluster_exists() {
+            // This broker's data folder is new: it gets what it lacks from the others.
             return;
         }
         if missing.is_empty() {

@@ -17,7 +17,7 @@ use tidelog_storage::log::{
 };
 use tokio::sync::Notify;
 
-/// What a replica is opened with. `replicas[0]` is the preferred leader and initialises the group.
+/// What a replica is opened with. `replicas[0]` is the preferred leader, `founders[0]` forms the group.
 #[derive(Debug, Clone)]
 pub struct PartitionSpec {
     pub group: GroupId,
@@ -26,6 +26,9 @@ pub struct PartitionSpec {
     pub partition: i32,
     pub dir: PathBuf,
     pub replicas: Vec<BrokerId>,
+    /// The group's first voters, as long as this broker has been one ever since; empty on a broker whose
+    /// replica came later: it learns from the others and forms nothing.
+    pub founders: Vec<BrokerId>,
     pub config: LogConfig,
 }
 
@@ -200,10 +203,12 @@ impl Partition {
         let me = self.transport.identity.broker;
         let matched = self.group.matched();
         let last = self.group.last_index();
-        self.spec
-            .replicas
+        let members = self.group.members();
+        self.group
+            .replicas()
             .iter()
             .copied()
+            .filter(|replica| members.is_voter(*replica))
             .filter(|replica| {
                 let near = matched.as_ref().is_none_or(|matched| {
                     matched.get(replica).is_some_and(|m| m + LAG_MAX >= last)

@@ -11,7 +11,7 @@ use crate::types::{LogId, TypeConfig};
 use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::type_config::alias::InstantOf;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -172,13 +172,14 @@ impl Node {
                 caught_up_ms: progress.and_then(|p| p.caught_up_ms),
             }
         };
-        let (voters, observers) = group.members();
+        let members = group.members();
+        let voters: BTreeSet<BrokerId> = members.configs.into_iter().flatten().collect();
         Some(Quorum {
             leader: me,
             epoch,
             high_watermark: group.committed_end(),
             voters: voters.into_iter().map(replica).collect(),
-            observers: observers.into_iter().map(replica).collect(),
+            observers: members.learners.into_iter().map(replica).collect(),
         })
     }
 }

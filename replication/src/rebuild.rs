@@ -15,7 +15,7 @@
 //! A file marks the rebuild until all groups are through it, so that a crash begins it anew.
 
 use crate::error::ReplicationError;
-use crate::group::Group;
+use crate::group::{Group, GroupReplicas};
 use crate::ids::BrokerId;
 use crate::node::NodeShared;
 use parking_lot::Mutex;
@@ -37,9 +37,17 @@ const ASK_LEADER_AGAIN: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a replica may take part in.
-pub struct Guard(Mutex<Phase>);
+pub struct Guard {
+    phase: Mutex<Phase>,
+    /// Its broker is about to remove it.
+    leaving: AtomicBool,
+}
 
 enum Phase {
+    /// It came after the group was formed, and follows. It casts no vote until its own log makes it a voter:
+    /// this broker may have had a replica before, whose votes are forgotten, and with an empty log it
+    /// would vote for candidates that lack what is committed.
+    Joining,
     /// Not even the terms of the others are known.
     Lost,
     /// Leaders of this term or later are followed; no votes.
@@ -52,38 +60,84 @@ enum Phase {
 impl Guard {
     /// Of a replica that is as it was left.
     pub fn whole() -> Guard {
-        Guard(Mutex::new(Phase::Whole))
+        Guard::new(Phase::Whole)
+    }
+
+    fn new(phase: Phase) -> Guard {
+        Guard {
+            phase: Mutex::new(phase),
+            leaving: AtomicBool::new(false),
+        }
+    }
+
+    /// Of a replica that was added to its group.
+    pub fn joining() -> Guard {
+        Guard::new(Phase::Joining)
     }
 
     /// Of a replica that has lost its past.
     pub fn lost() -> Guard {
-        Guard(Mutex::new(Phase::Lost))
+        Guard::new(Phase::Lost)
     }
 
     pub fn may_vote(&self) -> bool {
-        matches!(*self.0.lock(), Phase::Whole)
+        matches!(*self.phase.lock(), Phase::Whole) && !self.is_leaving()
+    }
+
+    /// Whether the replica has lost its past and does not have it back.
+    pub fn is_lost(&self) -> bool {
+        matches!(*self.phase.lock(), Phase::Lost | Phase::CatchingUp { .. })
+    }
+
+    pub fn is_joining(&self) -> bool {
+        matches!(*self.phase.lock(), Phase::Joining)
+    }
+
+    /// What is there was formed without this replica.
+    pub fn join(&self) {
+        let mut phase = self.phase.lock();
+        if matches!(*phase, Phase::Whole) {
+            *phase = Phase::Joining;
+        }
+    }
+
+    /// From now on, until [`Guard::stay`], the replica answers nobody.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    pub fn stay(&self) {
+        self.leaving.store(false, Ordering::Release);
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// Whether a Raft request may reach the group.
     pub fn admits(&self, request: &Body) -> bool {
+        if self.is_leaving() {
+            return false;
+        }
         let vote = match request {
             Body::Append(append) => &append.vote,
             Body::Snapshot(snapshot) => &snapshot.vote,
             _ => return self.may_vote(),
         };
-        match *self.0.lock() {
+        match *self.phase.lock() {
             Phase::Lost => false,
+            Phase::Joining => true,
             Phase::CatchingUp { term } => vote.as_ref().is_some_and(|v| v.term >= term),
             Phase::Whole => true,
         }
     }
 
     fn catch_up(&self, term: u64) {
-        *self.0.lock() = Phase::CatchingUp { term };
+        *self.phase.lock() = Phase::CatchingUp { term };
     }
 
-    fn end(&self) {
-        *self.0.lock() = Phase::Whole;
+    pub fn end(&self) {
+        *self.phase.lock() = Phase::Whole;
     }
 }
 
@@ -114,9 +168,11 @@ impl Rebuild {
     }
 
     /// Guard for a group that is about to start.
-    pub fn guard(&self, replicas: &[BrokerId]) -> Guard {
-        if self.is_active() && replicas.len() > 1 {
+    pub fn guard(&self, members: &GroupReplicas) -> Guard {
+        if self.is_active() && members.replicas.len() > 1 {
             Guard::lost()
+        } else if members.founders.is_empty() {
+            Guard::joining()
         } else {
             Guard::whole()
         }
@@ -174,26 +230,21 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
     let mut terms: Vec<(BrokerId, wire::RebuildStateReply)> = Vec::new();
     let mut reported = Instant::now();
     let me = shared.transport.identity.broker;
-    let others: Vec<BrokerId> = group
-        .replicas
-        .iter()
-        .copied()
-        .filter(|r| *r != me)
-        .collect();
-    while terms.len() < others.len() {
-        for other in &others {
-            if terms.iter().any(|(known, _)| known == other) {
-                continue;
-            }
-            match ask(
-                shared,
-                group,
-                *other,
-                Body::RebuildState(wire::RebuildState {}),
-            )
-            .await
-            {
-                Ok(Body::RebuildStateReply(reply)) => terms.push((*other, reply)),
+    // They change when the partition moves meanwhile.
+    let others = || -> Vec<BrokerId> {
+        let replicas = group.replicas();
+        replicas.iter().copied().filter(|r| *r != me).collect()
+    };
+    loop {
+        let mut missing = others();
+        missing.retain(|other| terms.iter().all(|(known, _)| known != other));
+        if missing.is_empty() {
+            break;
+        }
+        for other in missing {
+            let question = Body::RebuildState(wire::RebuildState {});
+            match ask(shared, group, other, question).await {
+                Ok(Body::RebuildStateReply(reply)) => terms.push((other, reply)),
                 Ok(_) => {}
                 Err(reason) => report(&mut reported, group, &reason),
             }
@@ -204,7 +255,7 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
     if term == 0 && terms.iter().all(|(_, reply)| reply.empty) && group.is_unformed() {
         // It was never formed: there is nothing this replica can have promised.
         group.guard.end();
-        if group.replicas.first() == Some(&me)
+        if group.first_founder() == Some(me)
             && let Err(error) = group.initialize().await
         {
             tracing::error!(group = group.id.0, "forming the group: {error}");
@@ -213,7 +264,7 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
     }
     group.guard.catch_up(term);
     let barrier = loop {
-        match ask_leader(shared, group, &others).await {
+        match ask_leader(shared, group, &others()).await {
             Ok(index) => break index,
             Err(reason) => report(&mut reported, group, &reason),
         }
@@ -226,7 +277,7 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
         if asked.elapsed() >= ASK_LEADER_AGAIN {
             // The heartbeat that tells the leader what is missing here may have been lost: it goes
             // out again with the next proof.
-            let _ = ask_leader(shared, group, &others).await;
+            let _ = ask_leader(shared, group, &others()).await;
             asked = Instant::now();
         }
     }
@@ -282,7 +333,7 @@ pub async fn watch_end(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>)
             () = tokio::time::sleep(ASK_AGAIN) => {}
             _ = stop.wait_for(|s| *s) => return,
         }
-        let through = shared.groups().iter().all(|g| g.guard.may_vote());
+        let through = shared.groups().iter().all(|g| !g.guard.is_lost());
         if !through || !shared.rebuild.all_open.load(Ordering::Acquire) {
             continue;
         }
@@ -326,6 +377,20 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_that_came_later_follows_and_does_not_vote_and_one_that_leaves_does_neither() {
+        let vote = Body::Vote(wire::VoteRequest::default());
+        let guard = Guard::joining();
+        assert!(guard.admits(&append(1)) && !guard.admits(&vote) && !guard.may_vote());
+        assert!(guard.is_joining() && !guard.is_lost());
+        guard.end();
+        assert!(guard.admits(&vote) && guard.may_vote());
+        guard.leave();
+        assert!(!guard.admits(&append(1)) && !guard.admits(&vote) && !guard.may_vote());
+        guard.stay();
+        assert!(guard.admits(&append(1)) && guard.may_vote());
+    }
+
+    #[test]
     fn the_marker_outlives_the_process() {
         let dir = tempfile::tempdir().expect("temporary folder");
         std::fs::create_dir(dir.path().join("journal")).expect("journal");
@@ -334,8 +399,14 @@ mod tests {
         assert!(!dir.path().join("journal").exists());
         let rebuild = Rebuild::of(dir.path());
         assert!(rebuild.is_active());
-        let (one, three) = ([BrokerId(1)], [BrokerId(1), BrokerId(2), BrokerId(3)]);
-        assert!(rebuild.guard(&one).may_vote() && !rebuild.guard(&three).may_vote());
+        let of = |ids: &[i32]| {
+            let brokers: Vec<BrokerId> = ids.iter().copied().map(BrokerId).collect();
+            rebuild.guard(&GroupReplicas {
+                replicas: brokers.clone(),
+                founders: brokers,
+            })
+        };
+        assert!(of(&[1]).may_vote() && !of(&[1, 2, 3]).may_vote());
         rebuild.end().expect("end");
         assert!(!Rebuild::of(dir.path()).is_active());
     }

@@ -53,6 +53,8 @@ pub struct Cluster {
     pub brokers: Vec<Broker>,
     binary: PathBuf,
     dir: Option<TempDir>,
+    seeds: String,
+    settings: Vec<(String, String)>,
     _room: Room,
 }
 
@@ -101,10 +103,25 @@ impl Cluster {
             brokers,
             binary: binary()?.to_owned(),
             dir: Some(dir),
+            seeds: seeds.join(","),
+            settings,
             _room: room,
         };
         cluster.start_all().await?;
         Ok(cluster)
+    }
+
+    /// Starts a further broker, which joins the others, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn join(&mut self, id: BrokerId) -> Result<()> {
+        let dir = self.dir.as_ref().context("a folder")?;
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let broker = Broker::new(id, dir.path(), ports);
+        broker.write_config(&self.seeds, &self.settings)?;
+        self.brokers.push(broker);
+        self.restart(id).await
     }
 
     /// Starts every broker that does not run, and waits until all are ready.

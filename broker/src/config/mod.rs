@@ -152,17 +152,6 @@ impl BrokerConfig {
             let reason = "is set while the broker runs: tidelog broker maintenance N on";
             return Err(invalid(MAINTENANCE, value, source, reason.to_owned()));
         }
-        let id = self.broker_id();
-        let seeds = self.seeds();
-        if !seeds.is_empty() && !seeds.iter().any(|s| s.broker == id) {
-            let (value, source) = &self.values["seed.brokers"];
-            return Err(invalid(
-                "seed.brokers",
-                value,
-                source,
-                format!("does not name this broker (broker.id = {id})"),
-            ));
-        }
         group::check_bounds(self).map_err(|(name, reason)| {
             let (value, source) = &self.values[name];
             invalid(name, value, source, reason)

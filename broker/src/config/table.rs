@@ -549,7 +549,7 @@ pub const BROKER: &[Setting] = &[
         "seed.brokers",
         Kind::Text,
         "",
-        "ID@HOST:PORT of the first brokers' peer listeners, comma-separated; empty: a cluster of one",
+        "ID@HOST:PORT of the first brokers' peer listeners, comma-separated; empty: a cluster of one. A broker that is not in its own list joins the cluster of those that are",
     ),
     fixed(
         "socket.request.max.bytes",

@@ -137,6 +137,8 @@ apis! {
     ElectLeaders, ElectLeadersRequest, 2, elect_leaders;
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, 1, incremental_alter_configs;
     DescribeQuorum, DescribeQuorumRequest, 2, describe_quorum;
+    AlterPartitionReassignments, AlterPartitionReassignmentsRequest, 1, alter_partition_reassignments;
+    ListPartitionReassignments, ListPartitionReassignmentsRequest, 0, list_partition_reassignments;
     DescribeCluster, DescribeClusterRequest, 2, describe_cluster;
     ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, 1, consumer_group_heartbeat;
     ConsumerGroupDescribe, ConsumerGroupDescribeRequest, 1, consumer_group_describe;

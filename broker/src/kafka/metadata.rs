@@ -174,7 +174,10 @@ impl PartitionState {
             .partition(|b| alive.contains(b));
         let in_sync = match broker.node.partition(partition.group) {
             Some(local) => local.in_sync_replicas(),
-            None => living,
+            None => {
+                let adding = partition.adding();
+                living.into_iter().filter(|b| !adding.contains(b)).collect()
+            }
         };
         let leader = broker.node.leader_of(partition.group);
         PartitionState {

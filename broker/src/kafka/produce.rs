@@ -137,7 +137,7 @@ fn lacks_replicas(broker: &Broker, topic: &Topic, index: i32, config: &TopicConf
     let Some(partition) = partition else {
         return false;
     };
-    if config.min_insync_replicas <= partition.replicas.len() / 2 + 1 {
+    if config.min_insync_replicas <= partition.least_replicas() / 2 + 1 {
         return false;
     }
     // Whoever does not lead answers so.

@@ -258,6 +258,20 @@ const DELETE_RECORDS: Shape = Shape {
     ],
 };
 
+const ALTER_PARTITION_REASSIGNMENTS: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        f(INT32),
+        f(BOOL).since(1),
+        f(Structs(&[f(String), f(Structs(&[f(INT32), f(INT32S)]))])),
+    ],
+};
+
+const LIST_PARTITION_REASSIGNMENTS: Shape = Shape {
+    flexible: 0,
+    fields: &[f(INT32), f(Structs(&[f(String), f(INT32S)]))],
+};
+
 const ELECT_LEADERS: Shape = Shape {
     flexible: 2,
     fields: &[
@@ -458,6 +472,8 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::AlterPartitionReassignments => &ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
         ApiKey::ElectLeaders => &ELECT_LEADERS,
         ApiKey::DescribeQuorum => &DESCRIBE_QUORUM,
         ApiKey::ListTransactions => &LIST_TRANSACTIONS,

@@ -1,8 +1,9 @@
 //! How request handlers change metadata: check, propose, wait.
 
 use super::command::{
-    AllocateProducerIds, AlterConfigs, AlterGroupConfigs, Command, ConfigChange, CreatePartitions,
-    DeleteTopic, Envelope, Refusal, Replicas, Reply, TopicRecord, VERSION,
+    AllocateProducerIds, AlterConfigs, AlterGroupConfigs, AlterReassignments, Command,
+    ConfigChange, CreatePartitions, DeleteTopic, Envelope, ReassignmentChange, Refusal, Replicas,
+    Reply, TopicRecord, VERSION, ids_of,
 };
 use super::image::Topic;
 use super::placement::place;
@@ -69,8 +70,15 @@ pub async fn propose(broker: &Broker, command: Command) -> Result<Reply, Refused
             format!("metadata reply: {e}"),
         )
     })?;
-    let error = match reply.refusal() {
-        Refusal::None => return Ok(reply),
+    match refused_as(reply.refusal()) {
+        None => Ok(reply),
+        Some(error) => Err(Refused::new(error, reply.message)),
+    }
+}
+
+fn refused_as(refusal: Refusal) -> Option<ResponseError> {
+    Some(match refusal {
+        Refusal::None => return None,
         Refusal::TopicAlreadyExists => ResponseError::TopicAlreadyExists,
         Refusal::UnknownTopic => ResponseError::UnknownTopicOrPartition,
         Refusal::InvalidTopic => ResponseError::InvalidTopicException,
@@ -79,8 +87,30 @@ pub async fn propose(broker: &Broker, command: Command) -> Result<Reply, Refused
             ResponseError::DuplicateBrokerRegistration
         }
         Refusal::UnsupportedVersion => ResponseError::UnsupportedVersion,
-    };
-    Err(Refused::new(error, reply.message))
+        Refusal::InvalidReplicaAssignment => ResponseError::InvalidReplicaAssignment,
+        Refusal::InvalidReplicationFactor => ResponseError::InvalidReplicationFactor,
+        Refusal::NoReassignmentInProgress => ResponseError::NoReassignmentInProgress,
+        Refusal::UnknownBroker => ResponseError::BrokerIdNotRegistered,
+        Refusal::BrokerInUse => ResponseError::InvalidRequest,
+    })
+}
+
+/// Begins, changes or, with an empty target, cancels moves of partitions; the outcome of each.
+pub async fn alter_reassignments(
+    broker: &Broker,
+    changes: Vec<ReassignmentChange>,
+    factor_may_change: bool,
+) -> Result<Vec<Result<(), Refused>>, Refused> {
+    let command = Command::AlterReassignments(AlterReassignments {
+        changes,
+        factor_may_change,
+    });
+    let reply = propose(broker, command).await?;
+    let outcomes = reply.outcomes.into_iter().map(|outcome| {
+        let error = refused_as(outcome.refusal());
+        error.map_or(Ok(()), |error| Err(Refused::new(error, outcome.message)))
+    });
+    Ok(outcomes.collect())
 }
 
 /// Kafka's rules for topic names (`Topic.validate`).
@@ -147,8 +177,8 @@ pub fn plan_topic(broker: &Broker, new: &NewTopic) -> Result<TopicRecord, Refuse
 
 fn replicas(set: &[BrokerId]) -> Replicas {
     Replicas {
-        brokers: set.iter().map(|b| b.0).collect(),
-        group: 0,
+        brokers: ids_of(set),
+        ..Replicas::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Commands of the metadata group and their replies, as they are journaled and sent.
 
-use super::image::{BrokerMeta, MetadataImage, PartitionMeta, Topic};
+use super::image::{BrokerMeta, Dropped, MetadataImage, PartitionMeta, Reassignment, Topic};
 use prost::{Message, Oneof};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub const VERSION: u32 = 1;
 pub struct Envelope {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 12")]
+    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16")]
     pub command: Option<Command>,
 }
 
@@ -34,6 +34,14 @@ pub enum Command {
     AllocateProducerIds(AllocateProducerIds),
     #[prost(message, tag = "12")]
     AlterGroupConfigs(AlterGroupConfigs),
+    #[prost(message, tag = "13")]
+    AlterReassignments(AlterReassignments),
+    #[prost(message, tag = "14")]
+    FinishReassignment(FinishReassignment),
+    #[prost(message, tag = "15")]
+    ReplicaRemoved(ReplicaRemoved),
+    #[prost(message, tag = "16")]
+    UnregisterBroker(UnregisterBroker),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -62,6 +70,20 @@ pub struct Replicas {
     /// Set at apply; 0 in a proposal.
     #[prost(uint64, tag = "2")]
     pub group: u64,
+    /// Set while the partition moves.
+    #[prost(message, optional, tag = "3")]
+    pub reassignment: Option<ReassignmentRecord>,
+    /// Replicas that were added later; the others are the founders.
+    #[prost(int32, repeated, tag = "4")]
+    pub added: Vec<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReassignmentRecord {
+    #[prost(int32, repeated, tag = "1")]
+    pub target: Vec<i32>,
+    #[prost(int32, repeated, tag = "2")]
+    pub original: Vec<i32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -128,6 +150,57 @@ pub struct AllocateProducerIds {
     pub count: u32,
 }
 
+/// Begins, changes or cancels moves of partitions. Each is accepted or refused by itself.
+#[derive(Clone, PartialEq, Message)]
+pub struct AlterReassignments {
+    #[prost(message, repeated, tag = "1")]
+    pub changes: Vec<ReassignmentChange>,
+    /// Whether a target may have another number of replicas than the partition has.
+    #[prost(bool, tag = "2")]
+    pub factor_may_change: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReassignmentChange {
+    #[prost(bytes = "vec", tag = "1")]
+    pub topic_id: Vec<u8>,
+    #[prost(int32, tag = "2")]
+    pub partition: i32,
+    /// In preference order; empty to go back to where it was.
+    #[prost(int32, repeated, tag = "3")]
+    pub target: Vec<i32>,
+}
+
+/// The leader says that a majority of the partition's voters, who are exactly `target`, know it.
+#[derive(Clone, PartialEq, Message)]
+pub struct FinishReassignment {
+    #[prost(bytes = "vec", tag = "1")]
+    pub topic_id: Vec<u8>,
+    #[prost(int32, tag = "2")]
+    pub partition: i32,
+    #[prost(int32, repeated, tag = "3")]
+    pub target: Vec<i32>,
+}
+
+/// A broker begins to remove a replica that has moved elsewhere, or, with `done`, has removed it. Refused
+/// when the replica is wanted again.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicaRemoved {
+    #[prost(int32, tag = "1")]
+    pub broker: i32,
+    #[prost(uint64, tag = "2")]
+    pub group: u64,
+    #[prost(bool, tag = "3")]
+    pub done: bool,
+}
+
+/// Forgets a broker that has no replicas.
+#[derive(Clone, PartialEq, Message)]
+pub struct UnregisterBroker {
+    #[prost(int32, tag = "1")]
+    pub id: i32,
+}
+
 /// Why a command was refused, in Kafka's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
@@ -140,6 +213,20 @@ pub enum Refusal {
     DuplicateBroker = 5,
     UnsupportedVersion = 6,
     ClusterMismatch = 7,
+    InvalidReplicaAssignment = 8,
+    InvalidReplicationFactor = 9,
+    NoReassignmentInProgress = 10,
+    UnknownBroker = 11,
+    BrokerInUse = 12,
+}
+
+/// Of one of a command's changes.
+#[derive(Clone, PartialEq, Message)]
+pub struct Outcome {
+    #[prost(enumeration = "Refusal", tag = "1")]
+    pub refusal: i32,
+    #[prost(string, tag = "2")]
+    pub message: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -153,6 +240,9 @@ pub struct Reply {
     pub first_producer_id: i64,
     #[prost(string, tag = "4")]
     pub cluster_id: String,
+    /// One for each of the command's changes, in their order, where they are refused one by one.
+    #[prost(message, repeated, tag = "5")]
+    pub outcomes: Vec<Outcome>,
 }
 
 /// The whole image, for snapshots.
@@ -178,6 +268,22 @@ pub struct Snapshot {
     pub deleted: Vec<DeletedPartition>,
     #[prost(message, repeated, tag = "12")]
     pub group_configs: Vec<GroupConfigs>,
+    #[prost(message, repeated, tag = "13")]
+    pub dropped: Vec<DroppedReplica>,
+    #[prost(int32, repeated, tag = "14")]
+    pub retired: Vec<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct DroppedReplica {
+    #[prost(int32, tag = "1")]
+    pub broker: i32,
+    #[prost(uint64, tag = "2")]
+    pub group: u64,
+    #[prost(string, tag = "3")]
+    pub folder: String,
+    #[prost(bool, tag = "4")]
+    pub removing: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -203,6 +309,14 @@ pub struct DeletedPartition {
     /// Name of the folder it had.
     #[prost(string, tag = "2")]
     pub folder: String,
+}
+
+pub fn brokers_of(ids: &[i32]) -> Vec<BrokerId> {
+    ids.iter().copied().map(BrokerId).collect()
+}
+
+pub fn ids_of(brokers: &[BrokerId]) -> Vec<i32> {
+    brokers.iter().map(|b| b.0).collect()
 }
 
 fn uuid_of(bytes: &[u8]) -> Uuid {
@@ -231,16 +345,48 @@ impl TopicRecord {
 
 impl Replicas {
     pub fn partition(&self) -> PartitionMeta {
+        let replicas = brokers_of(&self.brokers);
         PartitionMeta {
             group: GroupId(self.group),
-            replicas: self.brokers.iter().copied().map(BrokerId).collect(),
+            founders: replicas
+                .iter()
+                .copied()
+                .filter(|b| !self.added.contains(&b.0))
+                .collect(),
+            replicas,
+            reassignment: self.reassignment.as_ref().map(|moving| Reassignment {
+                target: brokers_of(&moving.target),
+                original: brokers_of(&moving.original),
+            }),
         }
     }
 
     pub fn of(partition: &PartitionMeta) -> Replicas {
         Replicas {
-            brokers: partition.replicas.iter().map(|b| b.0).collect(),
+            brokers: ids_of(&partition.replicas),
             group: partition.group.0,
+            reassignment: partition
+                .reassignment
+                .as_ref()
+                .map(|moving| ReassignmentRecord {
+                    target: ids_of(&moving.target),
+                    original: ids_of(&moving.original),
+                }),
+            added: partition
+                .replicas
+                .iter()
+                .filter(|b| !partition.founders.contains(b))
+                .map(|b| b.0)
+                .collect(),
+        }
+    }
+}
+
+impl DroppedReplica {
+    fn dropped(&self) -> Dropped {
+        Dropped {
+            folder: self.folder.clone(),
+            removing: self.removing,
         }
     }
 }
@@ -304,6 +450,17 @@ impl Snapshot {
                     configs: configs.clone(),
                 })
                 .collect(),
+            dropped: image
+                .dropped
+                .iter()
+                .map(|((broker, group), dropped)| DroppedReplica {
+                    broker: broker.0,
+                    group: group.0,
+                    folder: dropped.folder.clone(),
+                    removing: dropped.removing,
+                })
+                .collect(),
+            retired: image.retired.iter().map(|b| b.0).collect(),
         }
     }
 
@@ -340,6 +497,12 @@ impl Snapshot {
                 .iter()
                 .map(|d| (GroupId(d.group), d.folder.clone()))
                 .collect(),
+            dropped: self
+                .dropped
+                .iter()
+                .map(|d| ((BrokerId(d.broker), GroupId(d.group)), d.dropped()))
+                .collect(),
+            retired: self.retired.iter().copied().map(BrokerId).collect(),
         }
     }
 }

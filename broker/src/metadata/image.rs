@@ -26,8 +26,68 @@ pub struct BrokerMeta {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionMeta {
     pub group: GroupId,
-    /// Replica set in preference order; the first is the preferred leader.
+    /// Replica set in preference order; the first is the preferred leader. While the partition moves, the
+    /// replicas that come and those that go are all in it.
     pub replicas: Vec<BrokerId>,
+    /// Where it moves, while it does.
+    pub reassignment: Option<Reassignment>,
+    /// Replicas that have been there since the group's first entry. Only they may form the group.
+    pub founders: Vec<BrokerId>,
+}
+
+/// A partition on its way to other replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reassignment {
+    /// The replicas it shall have, in preference order.
+    pub target: Vec<BrokerId>,
+    /// The replicas it had when the move began; cancelling goes back to them.
+    pub original: Vec<BrokerId>,
+}
+
+impl PartitionMeta {
+    /// One that has just been created.
+    pub fn new(group: GroupId, replicas: Vec<BrokerId>) -> PartitionMeta {
+        PartitionMeta {
+            group,
+            founders: replicas.clone(),
+            replicas,
+            reassignment: None,
+        }
+    }
+
+    /// The replicas it shall have once it has stopped moving.
+    pub fn target(&self) -> &[BrokerId] {
+        match &self.reassignment {
+            Some(moving) => &moving.target,
+            None => &self.replicas,
+        }
+    }
+
+    /// Kafka's *adding replicas*.
+    pub fn adding(&self) -> Vec<BrokerId> {
+        self.reassignment.as_ref().map_or_else(Vec::new, |moving| {
+            let new = moving.target.iter();
+            new.copied()
+                .filter(|b| !moving.original.contains(b))
+                .collect()
+        })
+    }
+
+    /// Kafka's *removing replicas*.
+    pub fn removing(&self) -> Vec<BrokerId> {
+        let target = self.target();
+        let replicas = self.replicas.iter();
+        replicas.copied().filter(|b| !target.contains(b)).collect()
+    }
+
+    /// Replicas it has for certain, whatever stage a move is in.
+    pub fn least_replicas(&self) -> usize {
+        self.reassignment
+            .as_ref()
+            .map_or(self.replicas.len(), |moving| {
+                moving.target.len().min(moving.original.len())
+            })
+    }
 }
 
 /// A topic. `partitions[i]` is partition `i`.
@@ -60,6 +120,20 @@ pub struct MetadataImage {
     /// Groups of deleted partitions and the folders they had, so that a broker that was away at
     /// the time removes them later.
     pub deleted: BTreeMap<GroupId, String>,
+    /// Replicas of partitions that have moved elsewhere, with their folders, until their brokers have
+    /// removed them.
+    pub dropped: BTreeMap<(BrokerId, GroupId), Dropped>,
+    /// Brokers that were registered and are not any more.
+    pub retired: BTreeSet<BrokerId>,
+}
+
+/// A replica whose broker has to remove it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Name of its folder.
+    pub folder: String,
+    /// The broker has begun: what is there is of no use any more, and no new replica can be there yet.
+    pub removing: bool,
 }
 
 impl MetadataImage {

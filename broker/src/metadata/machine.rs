@@ -2,9 +2,10 @@
 
 use super::command::{
     AllocateProducerIds, AlterConfigs, AlterGroupConfigs, Command, CreatePartitions, DeleteTopic,
-    Envelope, Refusal, RegisterBroker, Reply, Snapshot, TopicRecord, VERSION,
+    Envelope, Refusal, RegisterBroker, Reply, Snapshot, TopicRecord, UnregisterBroker, VERSION,
 };
 use super::image::{MetadataImage, Topic};
+use super::reassign;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message as _;
@@ -74,7 +75,7 @@ impl MetadataMachine for Machine {
     }
 }
 
-fn refused(refusal: Refusal, message: impl Into<String>) -> Reply {
+pub(super) fn refused(refusal: Refusal, message: impl Into<String>) -> Reply {
     Reply {
         refusal: refusal as i32,
         message: message.into(),
@@ -97,6 +98,10 @@ pub fn apply(image: &mut MetadataImage, envelope: Envelope) -> Reply {
         Some(Command::CreatePartitions(c)) => create_partitions(image, &c),
         Some(Command::AlterConfigs(c)) => alter_configs(image, c),
         Some(Command::AlterGroupConfigs(c)) => alter_group_configs(image, c),
+        Some(Command::AlterReassignments(c)) => reassign::alter(image, &c),
+        Some(Command::FinishReassignment(c)) => reassign::finish(image, &c),
+        Some(Command::ReplicaRemoved(c)) => reassign::removed(image, &c),
+        Some(Command::UnregisterBroker(c)) => unregister_broker(image, &c),
         Some(Command::AllocateProducerIds(c)) => allocate_producer_ids(image, &c),
         None => refused(Refusal::UnsupportedVersion, "unknown metadata command"),
     }
@@ -119,11 +124,35 @@ fn register_broker(image: &mut MetadataImage, command: &RegisterBroker) -> Reply
     if image.cluster_id.is_empty() {
         image.cluster_id.clone_from(&command.cluster_id);
     }
+    image.retired.remove(&meta.id);
     image.brokers.insert(meta.id, meta);
     Reply {
         cluster_id: image.cluster_id.clone(),
         ..Reply::default()
     }
+}
+
+fn unregister_broker(image: &mut MetadataImage, command: &UnregisterBroker) -> Reply {
+    let id = BrokerId(command.id);
+    if !image.brokers.contains_key(&id) {
+        return refused(
+            Refusal::UnknownBroker,
+            format!("Broker ID {id} is not currently registered."),
+        );
+    }
+    let partitions = image.topics.values().flat_map(|t| &t.partitions);
+    let held = partitions.filter(|p| p.replicas.contains(&id)).count();
+    if held > 0 {
+        return refused(
+            Refusal::BrokerInUse,
+            format!("broker {id} still has replicas of {held} partitions; decommission it first"),
+        );
+    }
+    image.brokers.remove(&id);
+    image.broker_configs.remove(&Some(id));
+    image.dropped.retain(|(broker, _), _| *broker != id);
+    image.retired.insert(id);
+    Reply::default()
 }
 
 fn next_group(image: &mut MetadataImage) -> GroupId {
@@ -163,7 +192,7 @@ fn create_topic(image: &mut MetadataImage, command: &TopicRecord) -> Reply {
     Reply::default()
 }
 
-fn find(image: &MetadataImage, id: &[u8]) -> Option<Arc<Topic>> {
+pub(super) fn find(image: &MetadataImage, id: &[u8]) -> Option<Arc<Topic>> {
     let id = Uuid::from_slice(id).ok()?;
     image.topic_by_id(id).cloned()
 }
@@ -176,6 +205,9 @@ fn delete_topic(image: &mut MetadataImage, command: &DeleteTopic) -> Reply {
     image.topic_names.remove(&topic.id);
     for (index, partition) in topic.partitions.iter().enumerate() {
         let folder = MetadataImage::folder(&topic.name, index);
+        image
+            .dropped
+            .retain(|(_, group), _| *group != partition.group);
         image.deleted.insert(partition.group, folder);
     }
     while image.deleted.len() > DELETED_MAX {

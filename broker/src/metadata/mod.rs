@@ -2,13 +2,16 @@
 //!
 //! [`command`] is what is replicated, [`machine`] applies it, [`image`] is what request handlers
 //! read, [`placement`] chooses replicas, [`changes`] is how handlers ask for changes, [`reconcile`]
-//! opens and removes this broker's replicas as the image says.
+//! opens and removes this broker's replicas as the image says, [`reassign`] has the rules for moving
+//! partitions, and [`members`] moves those that this broker leads, and the metadata group itself.
 
 pub mod changes;
 pub mod command;
 pub mod image;
 pub mod machine;
+pub mod members;
 pub mod placement;
+pub mod reassign;
 pub mod reconcile;
 
 pub use image::{BrokerMeta, MetadataImage, PartitionMeta, Topic};

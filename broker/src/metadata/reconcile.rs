@@ -1,13 +1,16 @@
 //! Opens and removes this broker's replicas as the metadata says, and keeps their settings.
 
+use super::command::{Command, ReplicaRemoved};
 use super::image::{MetadataImage, Topic};
+use super::{changes, members};
 use crate::broker::Broker;
 use crate::config::TopicConfig;
+use kafka_protocol::error::ResponseError;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tidelog_replication::{GroupId, PartitionSpec, PeerAddress};
+use tidelog_replication::{GroupId, METADATA_GROUP, PartitionSpec, PeerAddress};
 use tokio::sync::watch;
 
 /// Follows the image until `stop`. Nothing is removed because metadata lacks it: only the groups the
@@ -31,7 +34,7 @@ pub async fn run(
                 configs.remove(group);
             }
         }
-        let mut failed = false;
+        let mut failed = !drop_moved(&broker, &image, &mut opened, &mut configs).await;
         for topic in image.topics.values() {
             let config = TopicConfig::resolve(&topic.configs, &broker.config, &image);
             failed |= !open_topic(&broker, topic, &config, &mut opened, &mut configs).await;
@@ -68,6 +71,9 @@ pub async fn run(
 }
 
 fn peers(broker: &Broker, image: &MetadataImage) {
+    broker
+        .node
+        .set_replicas(METADATA_GROUP, &members::in_order(&broker.node, image));
     for meta in image.brokers.values().filter(|b| b.id != broker.id) {
         broker.node.set_peer_address(PeerAddress {
             broker: meta.id,
@@ -78,6 +84,9 @@ fn peers(broker: &Broker, image: &MetadataImage) {
             .expect_incarnation(meta.id, meta.incarnation.as_u128());
     }
     broker.node.set_maintenance(image.in_maintenance());
+    for id in &image.retired {
+        broker.node.forget_incarnation(*id);
+    }
 }
 
 /// Opens what is missing; false when something could not be opened.
@@ -94,6 +103,10 @@ async fn open_topic(
             continue;
         }
         if opened.contains(&partition.group) {
+            broker.node.set_leaving(partition.group, false);
+            broker
+                .node
+                .set_replicas(partition.group, &partition.replicas);
             if configs.get(&partition.group) != Some(config) {
                 if let Some(replica) = broker.node.partition(partition.group) {
                     replica.log().update_config(config.log.clone());
@@ -116,6 +129,11 @@ async fn open_topic(
             partition: index as i32,
             dir: broker.data_dir().join("partitions").join(folder),
             replicas: partition.replicas.clone(),
+            founders: if partition.founders.contains(&broker.id) {
+                partition.founders.clone()
+            } else {
+                Vec::new()
+            },
             config: config.log.clone(),
         };
         match broker.node.open_partition(spec).await {
@@ -131,6 +149,53 @@ async fn open_topic(
                     "cannot open the replica: {error}"
                 );
             }
+        }
+    }
+    all
+}
+
+/// Removes replicas of partitions that have moved elsewhere; false when it has to be tried again.
+///
+/// Between the removal's commit and the last answer this replica gives there must be nothing: the partition
+/// may move back here meanwhile, and its leader must not count on what is being removed. So the replica
+/// falls silent first.
+async fn drop_moved(
+    broker: &Arc<Broker>,
+    image: &MetadataImage,
+    opened: &mut HashSet<GroupId>,
+    configs: &mut HashMap<GroupId, TopicConfig>,
+) -> bool {
+    let mine = image.dropped.iter().filter(|((id, _), _)| *id == broker.id);
+    let mut all = true;
+    for ((_, group), dropped) in mine {
+        let (group, me) = (*group, broker.id.0);
+        let say = |done| {
+            let removed = ReplicaRemoved {
+                broker: me,
+                group: group.0,
+                done,
+            };
+            changes::propose(broker, Command::ReplicaRemoved(removed))
+        };
+        broker.node.set_leaving(group, true);
+        if let Err(refused) = say(false).await {
+            // Wanted again: newer metadata say so. Otherwise nobody could be asked, and it is tried again.
+            tracing::debug!(group = group.0, "not removed: {}", refused.message);
+            all &= refused.error == ResponseError::NoReassignmentInProgress;
+            continue;
+        }
+        if let Err(error) = broker.node.remove_replica(group).await {
+            tracing::error!(group = group.0, "cannot remove the replica: {error}");
+            all = false;
+            continue;
+        }
+        opened.remove(&group);
+        configs.remove(&group);
+        let dir = broker.data_dir().join("partitions").join(&dropped.folder);
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+        match say(true).await {
+            Ok(_) => tracing::info!("{} has moved away and is removed", dropped.folder),
+            Err(_) => all = false,
         }
     }
     all

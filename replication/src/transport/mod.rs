@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tidelog_proto::peer::refused::Kind;
 use tidelog_proto::peer::{self as wire, message::Body};
@@ -63,6 +63,8 @@ pub struct Identity {
     pub broker: BrokerId,
     pub incarnation: u128,
     pub seeds: String,
+    /// `HOST:PORT` at which the others reach it.
+    pub address: String,
 }
 
 /// Why a hello is not accepted.
@@ -88,9 +90,16 @@ pub struct Transport {
     expected: RwLock<HashMap<BrokerId, u128>>,
     /// The cluster this broker's data belong to; empty until it has joined one.
     cluster: RwLock<String>,
+    elsewhere: AtomicBool,
     refusals: Refusals,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
+}
+
+/// Whether `ID@HOST:PORT,...` names a broker.
+fn is_named(id: BrokerId, seeds: &str) -> bool {
+    let named = seeds.split(',').filter_map(|seed| seed.split_once('@'));
+    named.into_iter().any(|(named, _)| named == id.to_string())
 }
 
 impl Transport {
@@ -99,6 +108,7 @@ impl Transport {
             refusals: Refusals::new(&identity),
             identity,
             cluster: RwLock::default(),
+            elsewhere: AtomicBool::new(false),
             timing,
             started: Instant::now(),
             peers: RwLock::default(),
@@ -131,6 +141,11 @@ impl Transport {
         self.peers.read().values().cloned().collect()
     }
 
+    /// A broker that is not registered any more may come back as another.
+    pub fn expect_any_incarnation(&self, id: BrokerId) {
+        self.expected.write().remove(&id);
+    }
+
     /// From now on only this incarnation of `id` is spoken to.
     pub fn expect_incarnation(&self, id: BrokerId, incarnation: u128) {
         self.expected.write().insert(id, incarnation);
@@ -153,6 +168,7 @@ impl Transport {
             seeds: self.identity.seeds.clone(),
             version: PROTOCOL_VERSION,
             cluster: self.cluster.read().clone(),
+            address: self.identity.address.clone(),
         }
     }
 
@@ -183,13 +199,20 @@ impl Transport {
                 ),
             });
         }
-        if !hello.seeds.is_empty()
-            && !self.identity.seeds.is_empty()
-            && hello.seeds != self.identity.seeds
-        {
+        // The lists must agree while a cluster is formed, or it might be formed twice. Afterwards brokers
+        // come and go. A broker that is not in its own list forms nothing: it joins.
+        let (ours, theirs) = (&self.identity.seeds, &hello.seeds);
+        let settled = match (cluster.is_empty(), hello.cluster.is_empty()) {
+            (false, false) => true,
+            (false, true) => !is_named(id, theirs),
+            (true, false) => !is_named(self.identity.broker, ours),
+            (true, true) => false,
+        };
+        if !settled && !theirs.is_empty() && !ours.is_empty() && theirs != ours {
             return Err(other(format!(
-                "seed.brokers differ: broker {id} has \"{}\", broker {} has \"{}\"",
-                hello.seeds, self.identity.broker, self.identity.seeds
+                "seed.brokers differ: broker {id} has \"{theirs}\", broker {} has \"{ours}\"; a \
+                 broker that is to join a cluster is not named in its own list",
+                self.identity.broker
             )));
         }
         let expected = self.expected.read().get(&id).copied();
@@ -204,8 +227,17 @@ impl Transport {
                 ),
             });
         }
+        if cluster.is_empty() && !hello.cluster.is_empty() {
+            self.elsewhere.store(true, Ordering::Release);
+        }
         self.refusals.welcomed(id);
         Ok(id)
+    }
+
+    /// Whether another broker belonged to a cluster already while this one did not: there is nothing to be
+    /// formed any more.
+    pub fn cluster_exists(&self) -> bool {
+        self.elsewhere.load(Ordering::Acquire)
     }
 
     /// Milliseconds since this transport was made.

@@ -93,6 +93,7 @@ mod tests {
             broker: BrokerId(2),
             incarnation: 0,
             seeds: seeds.to_owned(),
+            address: String::new(),
         })
     }
 

@@ -270,6 +270,13 @@ impl Session {
         let (accepted, reply) = match verdict {
             Ok(id) => {
                 self.from = Some(id);
+                if let Body::Hello(hello) = &body
+                    && !hello.address.is_empty()
+                    && self.transport.peer(id).is_none()
+                {
+                    // One that joins: it has to hear from this broker, too.
+                    self.transport.set_peer(id, &hello.address, &self.handler);
+                }
                 self.transport.heard(id);
                 (true, Body::Hello(self.transport.hello()))
             }

@@ -69,6 +69,7 @@ impl Member {
             cluster_id: String::new(),
             data_dir: dir.clone(),
             peer_listener: seeds[id as usize - 1].address.clone(),
+            peer_address: seeds[id as usize - 1].address.clone(),
             seeds: seeds.to_vec(),
             journal_file_bytes: 64 << 20,
             journal_direct_io: false,
@@ -85,6 +86,7 @@ impl Member {
             partition: 0,
             dir: dir.join("topic-0"),
             replicas: seeds.iter().map(|s| s.broker).collect(),
+            founders: seeds.iter().map(|s| s.broker).collect(),
             config: LogConfig::default(),
         };
         let (node, replica) = runtime.block_on(async {

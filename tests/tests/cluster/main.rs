@@ -23,6 +23,7 @@ mod operator_commands;
 mod produce_consume;
 mod protocol;
 mod quorum;
+mod reassignment;
 mod restart;
 mod retention;
 mod tour;

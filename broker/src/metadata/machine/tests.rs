@@ -16,7 +16,7 @@ fn topic(name: &str, partitions: usize) -> TopicRecord {
         partitions: vec![
             Replicas {
                 brokers: vec![1, 2, 3],
-                group: 0,
+                ..Default::default()
             };
             partitions
         ],

@@ -46,10 +46,7 @@ fn config(settings: &[(&str, &str)]) -> GroupConfig {
 
 impl World {
     fn new(settings: &[(&str, &str)]) -> World {
-        let meta = PartitionMeta {
-            group: tidelog_replication::GroupId(9),
-            replicas: Vec::new(),
-        };
+        let meta = PartitionMeta::new(tidelog_replication::GroupId(9), Vec::new());
         let topic = Topic {
             name: "t".to_owned(),
             id: TOPIC,

@@ -65,10 +65,7 @@ impl World {
             .map_or(Uuid::from_u128(index), |t| t.id);
         image.topic_names.remove(&id);
         if partitions > 0 {
-            let meta = PartitionMeta {
-                group: GroupId(0),
-                replicas: Vec::new(),
-            };
+            let meta = PartitionMeta::new(GroupId(0), Vec::new());
             let topic = Topic {
                 name: name.to_owned(),
                 id,

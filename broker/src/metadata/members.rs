@@ -1,0 +1,209 @@
+//! Moves the replicas of partitions that this broker leads to where the metadata want them, and keeps the
+//! metadata group's voters on brokers that are there.
+
+use super::changes::propose;
+use super::command::{Command, FinishReassignment, ids_of};
+use super::image::MetadataImage;
+use crate::broker::Broker;
+use futures_util::future::join_all;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tidelog_replication::{BrokerId, GroupId, METADATA_GROUP, Members, Node, Wanted};
+use tokio::sync::watch;
+
+/// Pause between two looks at partitions under way.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Steps taken at the same time.
+const STEPS_MAX: usize = 50;
+/// Most voters of the metadata group; the other brokers learn.
+const METADATA_VOTERS_MAX: usize = 5;
+
+/// A partition under way that this broker leads.
+struct Moving {
+    group: GroupId,
+    wanted: Wanted,
+    finish: FinishReassignment,
+}
+
+/// Drives moves until `stop`.
+pub async fn run(
+    broker: Arc<Broker>,
+    mut changed: watch::Receiver<u64>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut leaders = broker.node.watch_leaders();
+    loop {
+        changed.borrow_and_update();
+        leaders.borrow_and_update();
+        let image = broker.metadata.load_full();
+        let moving = led_here(&broker, &image);
+        for some in moving.chunks(STEPS_MAX) {
+            join_all(some.iter().map(|one| step(&broker, one))).await;
+        }
+        let settled = metadata_voters(&broker, &image).await;
+        let again = async {
+            if moving.is_empty() && settled {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        };
+        tokio::select! {
+            () = again => {}
+            result = changed.changed() => if result.is_err() { return },
+            result = leaders.changed() => if result.is_err() { return },
+            _ = stop.wait_for(|s| *s) => return,
+        }
+    }
+}
+
+fn led_here(broker: &Broker, image: &MetadataImage) -> Vec<Moving> {
+    let mut moving = Vec::new();
+    for topic in image.topics.values() {
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            let Some(reassignment) = &partition.reassignment else {
+                continue;
+            };
+            let leader = broker.node.leader_of(partition.group);
+            if leader.is_none_or(|info| info.leader != broker.id) {
+                continue;
+            }
+            moving.push(Moving {
+                group: partition.group,
+                wanted: Wanted {
+                    voters: reassignment.target.clone(),
+                    learners: BTreeSet::new(),
+                },
+                finish: FinishReassignment {
+                    topic_id: topic.id.as_bytes().to_vec(),
+                    partition: index as i32,
+                    target: ids_of(&reassignment.target),
+                },
+            });
+        }
+    }
+    moving
+}
+
+async fn step(broker: &Broker, moving: &Moving) {
+    if !broker
+        .node
+        .move_replicas(moving.group, &moving.wanted)
+        .await
+    {
+        return;
+    }
+    // A majority of the new voters has it: those that go are needed no more.
+    let finish = Command::FinishReassignment(moving.finish.clone());
+    if let Err(refused) = propose(broker, finish).await {
+        tracing::debug!(
+            group = moving.group.0,
+            "move not finished: {}",
+            refused.message
+        );
+    }
+}
+
+/// Takes a step towards the voters the metadata group should have; true when there is nothing to do here.
+async fn metadata_voters(broker: &Broker, image: &MetadataImage) -> bool {
+    if broker.node.metadata_leader() != Some(broker.id) {
+        return true;
+    }
+    let Some(members) = broker.node.members(METADATA_GROUP) else {
+        return true;
+    };
+    let alive = broker.node.alive_brokers();
+    let wanted = wanted_members(image, &members, &alive);
+    broker.node.move_replicas(METADATA_GROUP, &wanted).await
+}
+
+/// Voters stay as long as their brokers are not retired; others take free places, living ones first come.
+/// All other registered brokers learn.
+fn wanted_members(image: &MetadataImage, members: &Members, alive: &[BrokerId]) -> Wanted {
+    let present: BTreeSet<BrokerId> = members.configs.iter().flatten().copied().collect();
+    // A voter that has not registered yet is a first broker of a cluster that is just being formed.
+    let stay = present
+        .iter()
+        .copied()
+        .filter(|b| !image.retired.contains(b));
+    let mut voters: Vec<BrokerId> = stay.take(METADATA_VOTERS_MAX).collect();
+    for broker in image.brokers.keys().copied() {
+        if voters.len() < METADATA_VOTERS_MAX
+            && !voters.contains(&broker)
+            && alive.contains(&broker)
+        {
+            voters.push(broker);
+        }
+    }
+    let learners = image.brokers.keys().copied();
+    Wanted {
+        learners: learners.filter(|b| !voters.contains(b)).collect(),
+        voters,
+    }
+}
+
+/// The metadata group's replicas, in the order in which they stand for election.
+pub fn in_order(node: &Node, image: &MetadataImage) -> Vec<BrokerId> {
+    let members = node.members(METADATA_GROUP);
+    let voters = members.iter().flat_map(|m| m.configs.iter().flatten());
+    let mut all: BTreeSet<BrokerId> = voters.copied().collect();
+    all.extend(image.brokers.keys());
+    all.retain(|b| !image.retired.contains(b));
+    all.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::command::RegisterBroker;
+
+    fn ids(ids: &[i32]) -> Vec<BrokerId> {
+        ids.iter().copied().map(BrokerId).collect()
+    }
+
+    fn image(registered: &[i32], retired: &[i32]) -> MetadataImage {
+        let mut image = MetadataImage::default();
+        for id in registered {
+            let broker = RegisterBroker {
+                id: *id,
+                ..RegisterBroker::default()
+            };
+            image.brokers.insert(BrokerId(*id), broker.meta());
+        }
+        image.retired = ids(retired).into_iter().collect();
+        image
+    }
+
+    fn members(voters: &[i32]) -> Members {
+        Members {
+            configs: vec![ids(voters).into_iter().collect()],
+            learners: BTreeSet::new(),
+            committed: true,
+        }
+    }
+
+    #[test]
+    fn metadata_voters_follow_the_brokers() {
+        let alive = ids(&[1, 2, 3, 4, 5, 6]);
+        let wanted = |image: &MetadataImage, voters: &[i32]| {
+            let wanted = wanted_members(image, &members(voters), &alive);
+            (
+                wanted.voters,
+                wanted.learners.into_iter().collect::<Vec<_>>(),
+            )
+        };
+        // Being formed: only the first has registered.
+        let forming = image(&[1], &[]);
+        assert_eq!(wanted(&forming, &[1, 2, 3]), (ids(&[1, 2, 3]), vec![]));
+        let joined = image(&[1, 2, 3, 4, 5, 6, 7], &[]);
+        assert_eq!(
+            wanted(&joined, &[1, 2, 3]),
+            (ids(&[1, 2, 3, 4, 5]), ids(&[6, 7]))
+        );
+        // A dead one does not get a place.
+        let two = image(&[1, 2, 7], &[]);
+        assert_eq!(wanted(&two, &[1, 2]), (ids(&[1, 2]), ids(&[7])));
+        let gone = image(&[2, 3, 4, 5, 6], &[1]);
+        assert_eq!(wanted(&gone, &[1, 2, 3]), (ids(&[2, 3, 4, 5, 6]), vec![]));
+    }
+}
