@@ -132,7 +132,8 @@ fn raft_message(
     body: Body,
 ) -> Handled {
     // A vote may be the first to ask a replica that has just become a voter.
-    if !group.guard.admits(&body) && !(group.may_vote() && group.guard.admits(&body)) {
+    let admitted = group.guard.admits(&body) || group.may_vote() && group.guard.admits(&body);
+    if !admitted {
         return refused(format!("group {} takes no part here yet", group.id.0));
     }
     match body {

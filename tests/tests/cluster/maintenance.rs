@@ -75,8 +75,11 @@ async fn a_broker_in_maintenance_leads_nothing_until_it_is_off() -> Result<()> {
     cluster.restart(1).await?;
     cluster.broker_mut(2).kill()?;
     load.progress(600, RECOVERY_LIMIT).await?;
-    let leaders = topics::leaders(&cluster, 3, TOPIC).await?;
-    ensure!(leaders.values().all(|leader| *leader == 3), "{leaders:?}");
+    wait::until("broker 3 to lead all", RECOVERY_LIMIT, async || {
+        let leaders = topics::leaders(&cluster, 3, TOPIC).await?;
+        Ok(leaders.values().all(|leader| *leader == 3).then_some(()))
+    })
+    .await?;
     cluster.restart(2).await?;
 
     // It leads what nobody else can.
