@@ -5,6 +5,7 @@ mod calls;
 mod fetch;
 mod groups;
 mod next_groups;
+mod operators;
 mod table;
 mod transactions;
 

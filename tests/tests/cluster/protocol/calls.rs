@@ -133,7 +133,7 @@ impl Sample {
             ApiKey::ElectLeaders => elect_leaders(wire, version).await,
             ApiKey::DescribeCluster => describe_cluster(wire, version).await,
             ApiKey::DescribeTopicPartitions => self.describe_topic_partitions(wire, version).await,
-            other => super::groups::call(wire, other, version).await,
+            other => super::operators::call(wire, other, version).await,
         }
     }
 
