@@ -220,16 +220,21 @@ impl GroupLog {
         }
     }
 
+    /// The entries of `[start, end)` that are there, without a gap among them. Those that a snapshot is
+    /// about to replace are: an apply that was ordered before it may not have read them yet.
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> Vec<RaftEntry> {
         let entries = self.entries.lock();
-        let Some(first) = entries.queue.front().map(|e| e.log_id.index) else {
-            return Vec::new();
-        };
-        let from = start.max(first);
+        let replaced = entries.replaced.iter();
+        let replaced = replaced.filter(|entry| entry.log_id.index >= start);
+        let first = entries.queue.front().map_or(start, |e| e.log_id.index);
+        let queued = entries.queue.iter();
+        let queued = queued.skip(start.saturating_sub(first) as usize);
         let mut bytes = 0;
-        let mut out = Vec::new();
-        for entry in entries.queue.iter().skip((from - first) as usize) {
-            if entry.log_id.index >= end {
+        let mut out: Vec<RaftEntry> = Vec::new();
+        for entry in replaced.chain(queued) {
+            let index = entry.log_id.index;
+            let follows = out.last().is_none_or(|e| e.log_id.index + 1 == index);
+            if index >= end || !follows {
                 break;
             }
             bytes += entry_bytes(entry);
@@ -425,6 +430,32 @@ mod tests {
             log_id: log_id(1, index),
             payload,
         }
+    }
+
+    /// openraft orders an apply, then a snapshot, and purges what the snapshot replaces while the apply
+    /// still waits for its turn.
+    #[tokio::test]
+    async fn entries_a_snapshot_replaces_are_read_until_they_are_applied() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (opened, _) = journal(dir.path());
+        let log = GroupLog::new(GroupId(9), opened.clone(), Arc::default(), None).expect("a log");
+        let mut store = LogStore(log.clone());
+        let new = (0..6).map(entry);
+        store
+            .append(new, IOFlushed::noop())
+            .await
+            .expect("appended");
+        log.note_applied(2);
+        store.purge(log_id(1, 20)).await.expect("purged");
+        let read = async |store: &mut LogStore, from| -> Vec<u64> {
+            let read = store.limited_get_log_entries(from, 6).await.expect("read");
+            read.iter().map(|e| e.log_id.index).collect()
+        };
+        assert_eq!(read(&mut store, 3).await, [3, 4, 5]);
+        assert_eq!(read(&mut store, 5).await, [5]);
+        log.note_applied(20);
+        assert_eq!(read(&mut store, 3).await, [0; 0]);
+        opened.close();
     }
 
     /// A crash while a snapshot is being installed must find what was acknowledged before it.
