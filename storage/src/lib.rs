@@ -8,7 +8,7 @@
 
 pub mod batch;
 pub mod compression;
-mod defect;
+pub mod defect;
 pub mod error;
 pub mod ids;
 pub mod journal;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tidelog_client::Admin;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Run;
@@ -125,7 +126,17 @@ impl Nemesis {
             span.ended_ms = ended_ms;
             self.recorder.observed().spans.push(span);
         }
+        self.until_they_listen().await;
         Ok(())
+    }
+
+    async fn until_they_listen(&self) {
+        let deadline = Instant::now() + self.peer.start_limit();
+        for address in self.addresses() {
+            while Instant::now() < deadline && TcpStream::connect(&address).await.is_err() {
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
     }
 
     async fn strike(&mut self, fault: Fault) -> Result<Vec<i32>> {

@@ -79,8 +79,19 @@ impl Peer {
     #[must_use]
     pub fn stop_limit(&self) -> Duration {
         match self {
-            Peer::Tidelog { .. } => Duration::from_secs(20),
+            // Of this it hands leadership over for 5 s; a busy machine does the rest.
+            Peer::Tidelog { .. } => Duration::from_secs(60),
             Peer::Kafka { .. } => Duration::from_secs(120),
+        }
+    }
+
+    /// How long brokers may take to listen after they were started, before anything else is done to them.
+    #[must_use]
+    pub fn start_limit(&self) -> Duration {
+        match self {
+            Peer::Tidelog { .. } => Duration::ZERO,
+            // The machine may be busy, and its start takes seconds as it is.
+            Peer::Kafka { .. } => Duration::from_secs(90),
         }
     }
 

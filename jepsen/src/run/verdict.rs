@@ -182,7 +182,7 @@ fn is_of(line: &str, faults: &BTreeSet<String>) -> bool {
     if is_panic(line) {
         return false;
     }
-    (any(&["disk-full"]) && told(&["No space left", "disk is full"]))
+    (any(&["disk-full"]) && told(&["No space left", "no space left", "disk is full"]))
         || (any(&["damage"]) && told(&["damaged", "corrupt"]))
 }
 

@@ -3,6 +3,7 @@
 use super::format::{BLOCK, FileHead};
 use super::recovery::{Position, SUFFIX};
 use super::{Checkpointer, Journal, JournalConfig, Shared};
+use crate::defect::Defect;
 use crate::error::StorageError;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, OFlags};
@@ -229,7 +230,7 @@ fn open_for_writing(path: &Path, direct_io: bool) -> io::Result<(File, bool)> {
             .custom_flags(flags.bits() as i32)
             .open(path)
     };
-    if direct_io {
+    if direct_io && !Defect::AckBeforeFsync.is_on() {
         match open(OFlags::DIRECT | OFlags::DSYNC) {
             Ok(file) => return Ok((file, true)),
             Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {}

@@ -98,7 +98,7 @@ impl Writer {
             .file
             .write_all_at(self.staging.as_slice(), self.active.position)
             .and_then(|()| {
-                if self.active.synchronous {
+                if self.active.synchronous || Defect::AckBeforeFsync.is_on() {
                     Ok(())
                 } else {
                     self.active.file.sync_data()
