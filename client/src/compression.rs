@@ -7,17 +7,21 @@ use std::str::FromStr;
 /// How the records of a batch are compressed, with Kafka's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
+    /// As they are.
     #[default]
     None,
+    /// Gzip (RFC 1952).
     Gzip,
     /// In the Xerial stream format, as the Java client writes it.
     Snappy,
     /// The LZ4 frame format.
     Lz4,
+    /// Zstandard frames (RFC 8878); brokers older than Kafka 2.1 do not take them.
     Zstd,
 }
 
 impl Compression {
+    /// Every codec, in the order of Kafka's ids, 0 to 4.
     pub const ALL: [Compression; 5] = [
         Compression::None,
         Compression::Gzip,
@@ -26,6 +30,7 @@ impl Compression {
         Compression::Zstd,
     ];
 
+    /// Kafka's name, as in `compression.type`; what `from_str` reads.
     pub fn name(self) -> &'static str {
         match self {
             Compression::None => "none",

@@ -5,6 +5,8 @@
 //! [`RetryPolicy`] says when to try again. [`Producer`], [`Consumer`] and [`Admin`] stand on these;
 //! `group` is how consumers share topics, `security` who a client is, `batch` and `compression` how records lie on the wire.
 
+#![warn(missing_docs)]
+
 mod admin;
 mod batch;
 mod cluster;

@@ -12,9 +12,13 @@ use tokio::time::Instant;
 /// One broker and where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerInfo {
+    /// The broker's id, 0 or more.
     pub id: i32,
+    /// A name or address that clients reach it by (`advertised.listeners`).
     pub host: String,
+    /// TCP port of that host.
     pub port: u16,
+    /// Where it stands (`broker.rack`), if it says so.
     pub rack: Option<String>,
 }
 
@@ -32,27 +36,35 @@ impl BrokerInfo {
 /// One topic with its partitions, ordered by index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicInfo {
+    /// The topic's name.
     pub name: String,
     /// All zero when the broker is too old to have topic ids.
     pub id: [u8; 16],
     /// Made by the cluster for itself, such as `__consumer_offsets`.
     pub internal: bool,
+    /// All partitions, by index; never empty for a topic that exists.
     pub partitions: Vec<PartitionInfo>,
 }
 
 /// One partition. Replicas are broker ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionInfo {
+    /// From 0 on, below the number of partitions.
     pub index: i32,
     /// None while there is none, such as during an election.
     pub leader: Option<i32>,
+    /// Grows with every election of the partition; -1 when the broker is too old to say.
     pub leader_epoch: i32,
+    /// All brokers that have a replica, the preferred leader first.
     pub replicas: Vec<i32>,
+    /// Those of `replicas` that have everything that is acknowledged.
     pub in_sync: Vec<i32>,
+    /// Those of `replicas` whose broker or disk is away.
     pub offline: Vec<i32>,
 }
 
 impl TopicInfo {
+    /// The partition of this index; None when the topic has none.
     pub fn partition(&self, index: i32) -> Option<&PartitionInfo> {
         let at = self.partitions.binary_search_by_key(&index, |p| p.index);
         at.ok().map(|at| &self.partitions[at])

@@ -17,6 +17,7 @@ pub enum StartPosition {
     Earliest,
     /// After the last record there is now.
     Latest,
+    /// This offset, 0 or more. Whether it is there is found out when it is read.
     Offset(i64),
     /// The first record of this time or later, in milliseconds since 1970; the end when none is.
     Timestamp(i64),

@@ -14,7 +14,9 @@ use std::fmt;
 /// What has settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigResource {
+    /// A topic, by its name.
     Topic(String),
+    /// A broker, by its id; it answers for its own settings itself.
     Broker(i32),
     /// The defaults of all brokers, as they are changed while brokers run.
     AllBrokers,
@@ -62,12 +64,19 @@ impl fmt::Display for ConfigResource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigSource {
+    /// Set on the topic itself (Kafka's `DYNAMIC_TOPIC_CONFIG`).
     Topic,
+    /// Set on this broker while it runs.
     DynamicBroker,
+    /// Set on all brokers while they run.
     DynamicDefaultBroker,
+    /// From the file or command line the broker was started with.
     StaticBroker,
+    /// Nobody has set it.
     Default,
+    /// Set on the group itself.
     Group,
+    /// An id this client has no name for, such as 7, a client metrics subscription.
     Other(i8),
 }
 
@@ -102,17 +111,22 @@ impl fmt::Display for ConfigSource {
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigEntry {
+    /// Kafka's name of the setting, such as `retention.ms`.
     pub name: String,
     /// None for what is kept secret.
     pub value: Option<String>,
+    /// Who has set the value that holds.
     pub source: ConfigSource,
+    /// Whether only a restart of the broker changes it.
     pub read_only: bool,
+    /// Whether it is a secret; its value is None then.
     pub sensitive: bool,
 }
 
 /// One change; other settings stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigChange {
+    /// The setting's name and the value it gets, as text in Kafka's own form.
     Set(String, String),
     /// Back to the default.
     Delete(String),

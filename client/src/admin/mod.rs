@@ -38,11 +38,13 @@ const FIRST_DELETE_BY_STATE: i16 = 6;
 /// A topic to create.
 #[derive(Debug, Clone, Default)]
 pub struct NewTopic {
+    /// 1 to 249 characters of `a-z A-Z 0-9 . _ -`, neither `.` nor `..`.
     pub name: String,
     /// None: the cluster's `num.partitions`.
     pub partitions: Option<i32>,
     /// None: the cluster's `default.replication.factor`.
     pub replication_factor: Option<i16>,
+    /// Names and values of the topic's own settings.
     pub configs: Vec<(String, String)>,
     /// Brokers of each partition, the preferred leader first; excludes the two counts.
     pub assignments: Vec<Vec<i32>>,
@@ -51,8 +53,12 @@ pub struct NewTopic {
 /// The cluster and its brokers.
 #[derive(Debug, Clone)]
 pub struct ClusterInfo {
+    /// Chosen when the cluster was formed; the same for ever.
     pub id: String,
+    /// The broker that carries out changes of topics; None during an election. Brokers of Apache
+    /// Kafka in KRaft mode name any of them, and each passes changes on.
     pub controller: Option<i32>,
+    /// The brokers that are up, by id.
     pub brokers: Vec<BrokerInfo>,
 }
 

@@ -33,6 +33,7 @@ use transaction::Transactional;
 /// Where a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPosition {
+    /// The partition it went to: the one asked for, or the partitioner's choice.
     pub partition: i32,
     /// None when the broker did not say: `acks=0`, or a batch it had already and no longer remembers
     /// the place of.
@@ -238,8 +239,11 @@ impl Inner {
 /// What has become of the records so far.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
+    /// Records that are written, since the producer was made.
     pub delivered_records: u64,
+    /// Records that are known not to be written, or of which that is not known.
     pub failed_records: u64,
+    /// Why the first of `failed_records` failed.
     pub first_error: Option<Error>,
     /// Records waiting or on their way.
     pub buffered_bytes: usize,
