@@ -30,9 +30,9 @@ mod trace;
 mod versions;
 
 pub use admin::{
-    Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupDescription,
-    GroupListing, GroupMember, MetadataQuorum, NewTopic, PartitionProducer, QuorumReplica,
-    ReplicaOnDisk, TransactionDescription, TransactionFilters, TransactionListing,
+    Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, Election,
+    GroupDescription, GroupListing, GroupMember, MetadataQuorum, NewTopic, PartitionProducer,
+    QuorumReplica, ReplicaOnDisk, TransactionDescription, TransactionFilters, TransactionListing,
 };
 pub use compression::Compression;
 pub use config::ClientConfig;

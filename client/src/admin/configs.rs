@@ -8,11 +8,18 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
-use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest};
+use kafka_protocol::messages::{
+    DescribeConfigsRequest, IncrementalAlterConfigsRequest, ListConfigResourcesRequest,
+};
+use kafka_protocol::protocol::Request;
 use std::fmt;
 
+/// Before this version ListConfigResources knows client metrics only.
+const FIRST_LIST_OF_ALL_KINDS: i16 = 1;
+
 /// What has settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum ConfigResource {
     /// A topic, by its name.
     Topic(String),
@@ -20,15 +27,34 @@ pub enum ConfigResource {
     Broker(i32),
     /// The defaults of all brokers, as they are changed while brokers run.
     AllBrokers,
-    /// A consumer group.
+    /// The levels of a broker's loggers, by the broker's id (Kafka's `BROKER_LOGGER`, KIP-412).
+    BrokerLogger(i32),
+    /// A subscription to metrics of clients, by its name (KIP-714).
+    ClientMetrics(String),
+    /// A group, by its id (KIP-848).
     Group(String),
 }
 
 impl ConfigResource {
+    /// None for kinds of resources that this client has no name for.
+    fn of(kind: i8, name: &str) -> Option<ConfigResource> {
+        Some(match kind {
+            2 => ConfigResource::Topic(name.to_owned()),
+            4 if name.is_empty() => ConfigResource::AllBrokers,
+            4 => ConfigResource::Broker(name.parse().ok()?),
+            8 => ConfigResource::BrokerLogger(name.parse().ok()?),
+            16 => ConfigResource::ClientMetrics(name.to_owned()),
+            32 => ConfigResource::Group(name.to_owned()),
+            _ => return None,
+        })
+    }
+
     fn kind(&self) -> i8 {
         match self {
             ConfigResource::Topic(_) => 2,
             ConfigResource::Broker(_) | ConfigResource::AllBrokers => 4,
+            ConfigResource::BrokerLogger(_) => 8,
+            ConfigResource::ClientMetrics(_) => 16,
             ConfigResource::Group(_) => 32,
         }
     }
@@ -42,8 +68,10 @@ impl ConfigResource {
 
     fn name(&self) -> String {
         match self {
-            ConfigResource::Topic(name) | ConfigResource::Group(name) => name.clone(),
-            ConfigResource::Broker(id) => id.to_string(),
+            ConfigResource::Topic(name)
+            | ConfigResource::ClientMetrics(name)
+            | ConfigResource::Group(name) => name.clone(),
+            ConfigResource::Broker(id) | ConfigResource::BrokerLogger(id) => id.to_string(),
             ConfigResource::AllBrokers => String::new(),
         }
     }
@@ -55,6 +83,8 @@ impl fmt::Display for ConfigResource {
             ConfigResource::Topic(name) => write!(f, "topic {name:?}"),
             ConfigResource::Broker(id) => write!(f, "broker {id}"),
             ConfigResource::AllBrokers => f.write_str("all brokers"),
+            ConfigResource::BrokerLogger(id) => write!(f, "loggers of broker {id}"),
+            ConfigResource::ClientMetrics(name) => write!(f, "client metrics {name:?}"),
             ConfigResource::Group(name) => write!(f, "group {name:?}"),
         }
     }
@@ -225,13 +255,49 @@ impl Admin {
         }
     }
 
+    /// Everything that has settings or could have: each topic and broker, and those groups and
+    /// metrics subscriptions for which some are set. In order of kind, then name (KIP-1142).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] from brokers older than Apache Kafka 4.1.
+    pub async fn list_config_resources(&self) -> Result<Vec<ConfigResource>> {
+        let request = ListConfigResourcesRequest::default();
+        let mut retry = self.cluster.retry("list what has settings");
+        let response = loop {
+            let attempt = async {
+                let connection = self.cluster.any().await?;
+                let version = connection.version::<ListConfigResourcesRequest>(i16::MAX)?;
+                if version < FIRST_LIST_OF_ALL_KINDS {
+                    return Err(Error::Unsupported {
+                        address: connection.address().clone(),
+                        api: ListConfigResourcesRequest::KEY,
+                    });
+                }
+                let deadline = retry.deadline();
+                let response = self.cluster.send(&connection, &request, deadline).await?;
+                Error::check("list what has settings", response.error_code, None)?;
+                Ok(response)
+            };
+            match attempt.await {
+                Ok(response) => break response,
+                Err(error) => retry.pause(error).await?,
+            }
+            self.look_again().await;
+        };
+        let found = response.config_resources.iter();
+        let found = found.filter_map(|r| ConfigResource::of(r.resource_type, &r.resource_name));
+        let mut found: Vec<_> = found.collect();
+        found.sort();
+        Ok(found)
+    }
+
     /// A broker answers for its own settings itself.
     async fn broker_for(&self, of: &ConfigResource) -> Result<Connection> {
         match of {
-            ConfigResource::Topic(_) | ConfigResource::AllBrokers | ConfigResource::Group(_) => {
-                self.cluster.controller().await
+            ConfigResource::Broker(id) | ConfigResource::BrokerLogger(id) => {
+                self.cluster.broker(*id, Lane::Main).await
             }
-            ConfigResource::Broker(id) => self.cluster.broker(*id, Lane::Main).await,
+            _ => self.cluster.controller().await,
         }
     }
 }

@@ -6,15 +6,20 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::group::coordinator::{Coordinator, Kind};
 use crate::group::{CommittedOffset, Group, decode_assignment};
 use crate::topic_partition::TopicPartition;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_delete_request::{
     OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use kafka_protocol::messages::{
     ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DeleteGroupsRequest,
     DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId,
-    ListGroupsRequest, OffsetDeleteRequest, OffsetDeleteResponse, TopicName,
+    LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, OffsetDeleteRequest,
+    OffsetDeleteResponse, TopicName,
 };
 use std::collections::BTreeMap;
+
+/// KIP-800.
+const FIRST_LEAVE_WITH_REASON: i16 = 5;
 
 /// A group as its coordinator lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +191,43 @@ impl Admin {
         deleted.await.map(|_| ())
     }
 
+    /// Takes members out of a group of the classic protocol, those of
+    /// [`describe_group`](Admin::describe_group) or some of them; the group rebalances at once. A
+    /// member that lives joins again with its next heartbeat, so stop it first. As Kafka's
+    /// `removeMembersFromConsumerGroup` (KIP-345, KIP-571).
+    ///
+    /// # Errors
+    /// [`ErrorCode::UNKNOWN_MEMBER_ID`] when one of them is not in the group (any more); the others
+    /// are taken out then.
+    pub async fn remove_group_members(
+        &self,
+        group_id: &str,
+        members: &[GroupMember],
+        reason: &str,
+    ) -> Result<()> {
+        let coordinator = Coordinator::new(self.cluster.clone(), Kind::Group, group_id);
+        let build = |version: i16| {
+            let members = members.iter().map(|m| identity(m, reason, version));
+            LeaveGroupRequest::default()
+                .with_group_id(GroupId(text(group_id)))
+                .with_members(members.collect())
+        };
+        let check = |response: &LeaveGroupResponse| {
+            let what = |member: &str| format!("take member {member:?} out of group {group_id:?}");
+            Error::check(what("-"), response.error_code, None)?;
+            response.members.iter().try_for_each(|member| {
+                let instance = member.group_instance_id.as_deref();
+                let name = instance.unwrap_or(&member.member_id);
+                Error::check(what(name), member.error_code, None)
+            })
+        };
+        if members.is_empty() {
+            return Ok(());
+        }
+        let left = coordinator.call("take members out of the group", i16::MAX, build, check);
+        left.await.map(|_| ())
+    }
+
     /// Deletes a group that has no members, with its offsets.
     ///
     /// # Errors
@@ -206,6 +248,18 @@ impl Admin {
         let deleted = coordinator.call("delete the group", i16::MAX, build, check);
         deleted.await.map(|_| ())
     }
+}
+
+/// How a request to leave names a member: static ones by their instance, as their id changes.
+fn identity(member: &GroupMember, reason: &str, version: i16) -> MemberIdentity {
+    let identity = match &member.instance_id {
+        Some(instance) => MemberIdentity::default().with_group_instance_id(Some(text(instance))),
+        None => MemberIdentity::default().with_member_id(text(&member.member_id)),
+    };
+    if version >= FIRST_LEAVE_WITH_REASON {
+        return identity.with_reason(Some(text(reason)));
+    }
+    identity
 }
 
 async fn describe_consumer_group(coordinator: &Coordinator) -> Result<GroupDescription> {

@@ -1,12 +1,15 @@
-//! Administration: topics here, settings in `configs`, consumer groups in `groups`, what brokers hold
-//! of partitions in `partitions`, the metadata quorum in `quorum`, transactions in `transactions`.
+//! Administration: topics here, settings in `configs`, elections of leaders in `elections`, consumer groups in
+//! `groups`, what brokers hold of partitions in `partitions`, the metadata quorum in `quorum`, transactions
+//! in `transactions`.
 
 mod configs;
+mod elections;
 mod groups;
 mod partitions;
 mod quorum;
 mod transactions;
 
+pub use elections::Election;
 pub use groups::{GroupDescription, GroupListing, GroupMember};
 pub use partitions::{PartitionProducer, ReplicaOnDisk};
 pub use quorum::{MetadataQuorum, QuorumReplica};

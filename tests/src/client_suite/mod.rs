@@ -1,6 +1,7 @@
 //! What the Rust client promises, checked against any cluster that speaks the Kafka protocol: the
 //! same checks run against Tidelog and against Apache Kafka.
 //!
+//! - [`admin`]: what an operator does beside topics.
 //! - [`core`]: producing and consuming without a group.
 //! - [`groups`]: consumer groups in both protocols.
 //! - [`transactions`]: transactions and reading committed records.
@@ -8,6 +9,7 @@
 //! - [`examples`]: the client's examples.
 //! - [`ground`]: topics and records to check with.
 
+pub mod admin;
 pub mod core;
 pub mod examples;
 pub mod ground;
@@ -103,6 +105,17 @@ checks! {
     "transactions": examples {
         example_exactly_once,
         example_saga,
+    }
+    "core": admin {
+        what_has_settings_is_listed,
+        leaders_are_elected_where_that_is_needed,
+    }
+    "groups": admin {
+        members_are_taken_out_of_a_group,
+    }
+    "transactions": admin {
+        a_producer_is_fenced_by_an_operator,
+        a_hanging_transaction_is_aborted,
     }
     "security": security {
         every_sasl_mechanism_is_taken,
