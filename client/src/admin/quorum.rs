@@ -12,6 +12,7 @@ const METADATA_TOPIC: &str = "__cluster_metadata";
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QuorumReplica {
+    /// The broker that has it.
     pub id: i32,
     /// The offset behind its last record; None while the leader has not heard of it.
     pub log_end: Option<i64>,
@@ -25,10 +26,13 @@ pub struct QuorumReplica {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MetadataQuorum {
+    /// The broker that leads it.
     pub leader: i32,
+    /// Grows with every election; the Raft term.
     pub leader_epoch: i32,
     /// What is below is committed.
     pub high_watermark: i64,
+    /// Those a majority of which commits and elects.
     pub voters: Vec<QuorumReplica>,
     /// Those that follow without a vote.
     pub observers: Vec<QuorumReplica>,
