@@ -72,10 +72,15 @@ pub fn next_step(
 ) -> Step {
     let [voters] = &members.configs[..] else {
         // The second half of a change that a leader began, whichever it was.
-        return match members.configs.last() {
-            Some(newer) => Step::ChangeVoters(newer.clone()),
-            None => Step::Wait,
+        let Some(newer) = members.configs.last() else {
+            return Step::Wait;
         };
+        if newer.contains(&me) {
+            return Step::ChangeVoters(newer.clone());
+        }
+        // The leader may have died between the halves, and one that goes have been elected.
+        let heir = newer.iter().copied().find(|b| is_ready(*b));
+        return heir.map_or(Step::Wait, Step::HandOver);
     };
     let target: BTreeSet<BrokerId> = wanted.voters.iter().copied().collect();
     if target.is_empty() {
@@ -268,6 +273,13 @@ mod tests {
             committed: false,
         };
         assert_eq!(step(&joint, false), Step::ChangeVoters(set(&[1, 2, 3, 4])));
+        // A leader that the second half would leave outside hands over first.
+        let halfway = Members {
+            configs: vec![set(&[1, 2, 3, 4]), set(&[2, 3, 4])],
+            ..joint
+        };
+        assert_eq!(step(&halfway, true), Step::HandOver(BrokerId(2)));
+        assert_eq!(step(&halfway, false), Step::Wait);
         let all = members(&[1, 2, 3, 4], &[]);
         assert_eq!(step(&all, true), Step::HandOver(BrokerId(4)));
         let on_the_heir = next_step(&to, &all, BrokerId(4), |_| true);
