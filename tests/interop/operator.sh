@@ -15,3 +15,47 @@ metadata_quorum_tool() {
   [ "$(grep -c 'Leader *$' "$WORK/quorum.txt")" = 1 ]
   [ "$(grep -c 'Follower *$' "$WORK/quorum.txt")" = 2 ]
 }
+
+kafka_tool() {
+  local tool=$1
+  shift
+  java -cp "$WORK/java/dependency/*" "org.apache.kafka.tools.$tool" --bootstrap-server "$BOOTSTRAP" "$@" 2>&1
+}
+
+# One topic of two partitions with one replica each: moved to other brokers, grown, a move cancelled, and led by
+# whom it is told to.
+reassign_partitions_tool() {
+  local topic=reassigned plan=$WORK/reassign.json told=$WORK/reassign.txt
+  kafka_tool TopicCommand --create --topic "$topic" --partitions 2 --replica-assignment 1,1
+  seq 1 2000 | "$TIDELOG_BIN" --bootstrap "$BOOTSTRAP" produce "$topic"
+  moves "$topic" "[2,3]" "[3,1,2]" > "$plan"
+  kafka_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --execute | tee "$told"
+  grep -q 'Successfully started partition reassignment' "$told"
+  for _ in $(seq 60); do
+    kafka_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --verify > "$told"
+    [ "$(grep -c 'is completed' "$told")" = 2 ] && break
+    sleep 0.5
+  done
+  cat "$told"
+  [ "$(grep -c 'is completed' "$told")" = 2 ]
+  kafka_tool TopicCommand --describe --topic "$topic" | tee "$told"
+  grep -q 'Partition: 0.*Replicas: 2,3' "$told"
+  grep -q 'Partition: 1.*Replicas: 3,1,2' "$told"
+  [ "$("$TIDELOG_BIN" --bootstrap "$BOOTSTRAP" consume "$topic" --from-beginning | sort -n | uniq | wc -l)" = 2000 ]
+
+  moves "$topic" "[1,2,3]" "[1,2,3]" > "$plan"
+  kafka_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --execute
+  kafka_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --cancel | tee "$told"
+  kafka_tool reassign.ReassignPartitionsCommand --list | tee "$told"
+
+  kafka_tool LeaderElectionCommand --election-type preferred --all-topic-partitions
+  kafka_tool TopicCommand --describe --topic "$topic" | tee "$told"
+  awk '/Leader:/ {split($0, half, "Leader: "); split(half[2], leader, "\t"); split($0, rest, "Replicas: ");
+    split(rest[2], first, ","); if (leader[1] != first[1]) wrong++} END {exit wrong != 0}' "$told"
+}
+
+# The JSON of a reassignment of two partitions.
+moves() {
+  printf '{"version":1,"partitions":[{"topic":"%s","partition":0,"replicas":%s},{"topic":"%s","partition":1,"replicas":%s}]}\n' \
+    "$1" "$2" "$1" "$3"
+}
