@@ -1,5 +1,6 @@
 //! `tidelog group`: consumer groups, how far they have come, and setting them back or forth.
 
+use crate::date_time;
 use crate::output::{self, Table, Target};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -35,7 +36,8 @@ enum Command {
     #[command(
         after_help = "Examples:\n  tidelog group reset-offsets billing --topic orders --to earliest\n  \
                       tidelog group reset-offsets billing --topic orders:0,2 --to -100 --execute\n  \
-                      tidelog group reset-offsets billing --all-topics --to 2h --execute"
+                      tidelog group reset-offsets billing --all-topics --to 2h --execute\n  \
+                      tidelog group reset-offsets billing --all-topics --to 2026-11-25T13:30:00Z"
     )]
     ResetOffsets(ResetOffsets),
     /// Forget what a group has committed for topics or partitions that its members do not read
@@ -66,8 +68,9 @@ struct ResetOffsets {
     /// Every partition the group has committed an offset for
     #[arg(long, conflicts_with = "topic")]
     all_topics: bool,
-    /// earliest, latest, an offset, +N or -N from the current offset, @MILLISECONDS since 1970, or
-    /// a time ago such as 90s, 15m, 2h or 7d
+    /// earliest, latest, an offset, +N or -N from the current offset, @MILLISECONDS since 1970, a date
+    /// or time such as 2026-11-25 or 2026-11-25T13:30:00+01:00 (UTC unless it says otherwise), or a
+    /// time ago such as 90s, 15m, 2h or 7d
     #[arg(long, allow_hyphen_values = true, value_parser = to)]
     to: To,
     /// Change the offsets, not only show what would be changed
@@ -108,7 +111,10 @@ enum To {
 }
 
 fn to(text: &str) -> Result<To, String> {
-    let wrong = || "is no earliest, latest, offset, +N, -N, @MILLISECONDS or time ago".to_owned();
+    let wrong = || {
+        "is no earliest, latest, offset, +N, -N, @MILLISECONDS, YYYY-MM-DDTHH:MM:SSZ or time ago"
+            .to_owned()
+    };
     let number = |text: &str| {
         text.parse::<i64>()
             .ok()
@@ -125,6 +131,9 @@ fn to(text: &str) -> Result<To, String> {
         "earliest" => To::At(StartPosition::Earliest),
         "latest" => To::At(StartPosition::Latest),
         _ => {
+            if let Some(ms) = date_time::parse_ms(text).filter(|&ms| ms >= 0) {
+                return Ok(To::At(StartPosition::Timestamp(ms)));
+            }
             let ago = UNITS
                 .iter()
                 .find_map(|&(unit, ms)| Some((text.strip_suffix(unit)?, ms)));
@@ -491,6 +500,8 @@ mod tests {
         assert_eq!(to("+17"), Ok(To::By(17)));
         assert_eq!(to("-17"), Ok(To::By(-17)));
         assert_eq!(to("@17"), Ok(To::At(StartPosition::Timestamp(17))));
+        let time = To::At(StartPosition::Timestamp(1_795_613_436_000));
+        assert_eq!(to("2026-11-25T14:30:36+01:00"), Ok(time));
         assert_eq!(to("90s"), Ok(To::Ago(90_000)));
         assert_eq!(to("7d"), Ok(To::Ago(604_800_000)));
         for wrong in ["", "x", "--1", "@-1", "@", "h", "-2h", "99999999999999999d"] {

@@ -3,9 +3,11 @@
 mod bench;
 mod broker;
 mod cluster;
+mod color;
 mod completion;
 mod config;
 mod consume;
+mod date_time;
 mod dev;
 mod group;
 mod health;
@@ -17,7 +19,7 @@ mod start;
 mod topic;
 mod txn;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 // Thousands of partitions mean millions of small allocations: jemalloc keeps them a third smaller.
@@ -28,6 +30,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[derive(Debug, Parser)]
 #[command(name = "tidelog", version)]
 struct Cli {
+    /// Whether to write in colour; `auto` does on a terminal unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
     #[command(subcommand)]
     command: Command,
 }
@@ -71,7 +76,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = Cli::parse();
+    color::choose(cli.color);
+    let done = match cli.command {
         Command::Start(start) => start.run(),
         Command::Health(health) => health.run(),
         Command::Dev(dev) => dev.run(),
@@ -91,7 +98,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tidelog: {error:#}");
+            eprintln!("{} {error:#}", color::error("tidelog:"));
             ExitCode::FAILURE
         }
     }

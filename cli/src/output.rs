@@ -151,7 +151,7 @@ impl Table {
                 (width.unwrap_or(0), numbers)
             })
             .collect();
-        for row in &self.rows {
+        for (index, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
             for (cell, &(width, right)) in row.iter().zip(&columns) {
                 let cell = if right {
@@ -162,7 +162,12 @@ impl Table {
                 line.push_str(&cell);
                 line.push_str("  ");
             }
-            writeln!(out, "{}", line.trim_end())?;
+            let line = line.trim_end();
+            if index == 0 {
+                writeln!(out, "{}", crate::color::heading(line))?;
+            } else {
+                writeln!(out, "{line}")?;
+            }
         }
         Ok(())
     }
