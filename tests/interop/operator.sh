@@ -12,8 +12,8 @@ metadata_quorum_tool() {
   grep -qE '^MaxFollowerLag: +0$' "$WORK/quorum.txt"
   [ "$(grep -o 'PEER://' "$WORK/quorum.txt" | wc -l)" = 3 ]
   metadata_quorum --replication --human-readable | tee "$WORK/quorum.txt"
-  [ "$(grep -c 'Leader *$' "$WORK/quorum.txt")" = 1 ]
-  [ "$(grep -c 'Follower *$' "$WORK/quorum.txt")" = 2 ]
+  [ "$(grep -c 'Leader[[:space:]]*$' "$WORK/quorum.txt")" = 1 ]
+  [ "$(grep -c 'Follower[[:space:]]*$' "$WORK/quorum.txt")" = 2 ]
 }
 
 kafka_tool() {
@@ -26,8 +26,8 @@ kafka_tool() {
 # whom it is told to.
 reassign_partitions_tool() {
   local topic=reassigned plan=$WORK/reassign.json told=$WORK/reassign.txt
-  kafka_tool TopicCommand --create --topic "$topic" --partitions 2 --replica-assignment 1,1
-  seq 1 2000 | "$TIDELOG_BIN" --bootstrap "$BOOTSTRAP" produce "$topic"
+  kafka_tool TopicCommand --create --topic "$topic" --replica-assignment 1,1
+  seq 1 2000 | "$TIDELOG_BIN" produce --bootstrap "$BOOTSTRAP" "$topic"
   moves "$topic" "[2,3]" "[3,1,2]" > "$plan"
   kafka_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --execute | tee "$told"
   grep -q 'Successfully started partition reassignment' "$told"
@@ -41,7 +41,7 @@ reassign_partitions_tool() {
   kafka_tool TopicCommand --describe --topic "$topic" | tee "$told"
   grep -q 'Partition: 0.*Replicas: 2,3' "$told"
   grep -q 'Partition: 1.*Replicas: 3,1,2' "$told"
-  [ "$("$TIDELOG_BIN" --bootstrap "$BOOTSTRAP" consume "$topic" --from-beginning | sort -n | uniq | wc -l)" = 2000 ]
+  [ "$("$TIDELOG_BIN" consume --bootstrap "$BOOTSTRAP" "$topic" --from-beginning | sort -n | uniq | wc -l)" = 2000 ]
 
   moves "$topic" "[1,2,3]" "[1,2,3]" > "$plan"
   kafka_tool reassign.ReassignPartitionsCommand --reassignment-json-file "$plan" --execute

@@ -61,14 +61,25 @@ pub async fn handle(
     IncrementalAlterConfigsResponse::default().with_responses(responses)
 }
 
+/// Kafka's throttles of moves (KIP-73). There are none here, so that nothing can be set; but
+/// `kafka-reassign-partitions` takes them back after every move, whether or not it set any.
+const THROTTLES: [&str; 5] = [
+    "leader.replication.throttled.rate",
+    "follower.replication.throttled.rate",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+    "leader.replication.throttled.replicas",
+    "follower.replication.throttled.replicas",
+];
+
 /// Checks changes and, unless `validate_only`, commits them.
 pub async fn apply(
     context: &RequestContext,
     resource_type: i8,
     name: &str,
-    changes: Changes,
+    mut changes: Changes,
     validate_only: bool,
 ) -> Result<(), Refused> {
+    changes.retain(|name, value| value.is_some() || !THROTTLES.contains(&name.as_str()));
     let (topic, broker) = match resource_type {
         RESOURCE_TOPIC => {
             check_topic(context, name, &changes)?;
@@ -102,7 +113,7 @@ pub async fn apply(
             ));
         }
     };
-    if validate_only {
+    if validate_only || changes.is_empty() {
         return Ok(());
     }
     alter_configs(
