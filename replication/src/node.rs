@@ -397,12 +397,12 @@ impl Node {
 
     /// Leader of the metadata group: Kafka's *controller*.
     pub fn metadata_leader(&self) -> Option<BrokerId> {
-        // A broker that is about to join has been told who leads before it is a member.
+        // A broker that is about to join has been told who leads before it is a member. One that belongs to a
+        // cluster is not to find its way into it by what it is told at addresses of another.
         let told = || {
-            self.shared
-                .leaders
-                .get(METADATA_GROUP)
-                .map(|info| info.leader)
+            let leader = self.shared.leaders.get(METADATA_GROUP)?.leader;
+            let joins = self.shared.transport.belongs_to_none();
+            joins.then_some(leader)
         };
         let leader = self.metadata.leader().0.or_else(told);
         leader.filter(|l| self.shared.transport.is_alive(*l))

@@ -156,6 +156,11 @@ impl Transport {
         cluster.clone_into(&mut self.cluster.write());
     }
 
+    /// Whether this broker has not joined a cluster yet.
+    pub fn belongs_to_none(&self) -> bool {
+        self.cluster.read().is_empty()
+    }
+
     /// Set once so many others refuse this broker that it is the one that is wrong.
     pub fn unwelcome(&self) -> watch::Receiver<Option<String>> {
         self.refusals.verdict()
@@ -199,15 +204,10 @@ impl Transport {
                 ),
             });
         }
-        // The lists must agree while a cluster is formed, or it might be formed twice. Afterwards brokers
-        // come and go. A broker that is not in its own list forms nothing: it joins.
+        // The lists must agree, or a cluster might be formed twice. A broker that is not in its own list
+        // forms nothing: it joins, and so it may have another.
         let (ours, theirs) = (&self.identity.seeds, &hello.seeds);
-        let settled = match (cluster.is_empty(), hello.cluster.is_empty()) {
-            (false, false) => true,
-            (false, true) => !is_named(id, theirs),
-            (true, false) => !is_named(self.identity.broker, ours),
-            (true, true) => false,
-        };
+        let settled = !is_named(id, theirs) || !is_named(self.identity.broker, ours);
         if !settled && !theirs.is_empty() && !ours.is_empty() && theirs != ours {
             return Err(other(format!(
                 "seed.brokers differ: broker {id} has \"{theirs}\", broker {} has \"{ours}\"; a \
