@@ -144,9 +144,9 @@ async fn partitions_move_to_brokers_that_join_while_they_are_written_to() -> Res
     let target = vec![5, 4, 3];
     let all: Vec<_> = (0..PARTITIONS).map(|p| (p, Some(target.clone()))).collect();
     ensure!(reassign(&cluster, 4, &all).await? == [0; PARTITIONS as usize]);
-    moved(&cluster, 2).await?;
+    moved(&cluster, 4).await?;
     load.progress(300, RECOVERY_LIMIT).await?;
-    for (partition, replicas) in replicas(&cluster, 2).await? {
+    for (partition, replicas) in replicas(&cluster, 4).await? {
         ensure!(replicas == target, "{partition}: {replicas:?}");
     }
     for (broker, partition) in [(1, 0), (2, 0), (1, 3), (2, 3)] {
