@@ -325,11 +325,10 @@ async fn end_if_retired(
 ) {
     loop {
         changed.borrow_and_update();
-        // Until it has registered, its metadata may be those of an earlier life.
-        if *broker.registered.borrow() && broker.metadata.load().retired.contains(&broker.id) {
-            let noted = broker.data_dir.retire();
-            let reason = "this broker was unregistered from its cluster".to_owned();
-            let _ = fail.send(Some(noted.map_or_else(|e| e.to_string(), |()| reason)));
+        if broker.metadata.load().retired.contains(&broker.id) {
+            let _ = fail.send(Some(
+                "this broker was unregistered: the cluster goes on without it".to_owned(),
+            ));
             return;
         }
         tokio::select! {

@@ -36,12 +36,6 @@ pub enum DataDirError {
         theirs: String,
         ours: String,
     },
-    #[error(
-        "{} belongs to a broker that was taken out of its cluster: remove the folder to let the broker join \
-         again as a new one",
-        .0.display()
-    )]
-    Retired(PathBuf),
     #[error("{}: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
 }
@@ -55,9 +49,6 @@ struct Identity {
     /// Empty until the broker has joined a cluster.
     #[serde(default)]
     cluster_id: String,
-    /// The broker was unregistered: what is here is nobody's any more.
-    #[serde(default)]
-    retired: bool,
 }
 
 /// A locked data folder.
@@ -110,16 +101,6 @@ impl DataDir {
             .clone()
     }
 
-    /// Notes that this broker is no part of its cluster any more.
-    pub fn retire(&self) -> Result<(), DataDirError> {
-        let mut identity = self
-            .identity
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        identity.retired = true;
-        write(&self.path, &identity)
-    }
-
     /// Notes the cluster this folder belongs to, or checks that it is still the same.
     pub fn join_cluster(&self, cluster_id: &str) -> Result<(), DataDirError> {
         let mut identity = self
@@ -166,9 +147,6 @@ fn read_or_make(path: &Path, broker: BrokerId) -> Result<Identity, DataDirError>
                     ours: broker.0,
                 });
             }
-            if identity.retired {
-                return Err(DataDirError::Retired(path.to_owned()));
-            }
             Ok(identity)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -177,7 +155,6 @@ fn read_or_make(path: &Path, broker: BrokerId) -> Result<Identity, DataDirError>
                 broker_id: broker.0,
                 incarnation: Uuid::new_v4(),
                 cluster_id: String::new(),
-                retired: false,
             };
             write(path, &identity)?;
             Ok(identity)
@@ -226,13 +203,6 @@ mod tests {
         assert!(matches!(
             DataDir::open(dir.path(), BrokerId(2)),
             Err(DataDirError::OtherBroker { .. })
-        ));
-        let last = DataDir::open(dir.path(), BrokerId(1)).expect("same broker");
-        last.retire().expect("retired");
-        drop(last);
-        assert!(matches!(
-            DataDir::open(dir.path(), BrokerId(1)),
-            Err(DataDirError::Retired(_))
         ));
     }
 }

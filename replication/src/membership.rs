@@ -208,6 +208,25 @@ impl Node {
         self.shared().group(group).map(|group| group.members())
     }
 
+    /// Whether exactly `brokers` vote, and nobody learns, in a group of which this broker has a replica.
+    pub fn consists_of(&self, group: GroupId, brokers: &[BrokerId]) -> bool {
+        let Some(group) = self.shared().group(group) else {
+            return true;
+        };
+        let members = group.members();
+        let [voters] = &members.configs[..] else {
+            return false;
+        };
+        let same = voters.len() == brokers.len() && brokers.iter().all(|b| voters.contains(b));
+        same && members.learners.is_empty()
+    }
+
+    /// The replicas of a group, in preference order, as this broker was last told.
+    pub fn replicas(&self, group: GroupId) -> Vec<BrokerId> {
+        let group = self.shared().group(group);
+        group.map_or_else(Vec::new, |group| group.replicas().to_vec())
+    }
+
     /// Tells a replica of this broker which replicas the metadata name now.
     pub fn set_replicas(&self, group: GroupId, replicas: &[BrokerId]) {
         if let Some(group) = self.shared().group(group) {

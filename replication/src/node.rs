@@ -632,9 +632,9 @@ impl Node {
         });
     }
 
-    /// A broker is not registered any more: it may come back with another data folder.
-    pub fn forget_incarnation(&self, broker: BrokerId) {
-        self.shared.transport.expect_any_incarnation(broker);
+    /// Brokers that were unregistered: their connections are refused.
+    pub fn refuse(&self, unregistered: &BTreeSet<BrokerId>) {
+        self.shared.transport.refuse(unregistered);
     }
 
     /// The incarnation under which a broker is registered: connections of any other are refused.

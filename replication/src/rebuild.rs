@@ -238,7 +238,8 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
     loop {
         let mut missing = others();
         missing.retain(|other| terms.iter().all(|(known, _)| known != other));
-        if missing.is_empty() {
+        // Nobody to ask is no answer.
+        if missing.is_empty() && !terms.is_empty() {
             break;
         }
         for other in missing {

@@ -139,6 +139,7 @@ apis! {
     DescribeQuorum, DescribeQuorumRequest, 2, describe_quorum;
     AlterPartitionReassignments, AlterPartitionReassignmentsRequest, 1, alter_partition_reassignments;
     ListPartitionReassignments, ListPartitionReassignmentsRequest, 0, list_partition_reassignments;
+    UnregisterBroker, UnregisterBrokerRequest, 0, unregister_broker;
     DescribeCluster, DescribeClusterRequest, 2, describe_cluster;
     ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, 1, consumer_group_heartbeat;
     ConsumerGroupDescribe, ConsumerGroupDescribeRequest, 1, consumer_group_describe;

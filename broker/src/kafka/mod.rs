@@ -60,6 +60,7 @@ pub mod shape_table;
 mod sync_group;
 mod transactional;
 mod txn_offset_commit;
+mod unregister_broker;
 mod write_txn_markers;
 
 use crate::broker::Broker;

@@ -272,6 +272,11 @@ const LIST_PARTITION_REASSIGNMENTS: Shape = Shape {
     fields: &[f(INT32), f(Structs(&[f(String), f(INT32S)]))],
 };
 
+const UNREGISTER_BROKER: Shape = Shape {
+    flexible: 0,
+    fields: &[f(INT32)],
+};
+
 const ELECT_LEADERS: Shape = Shape {
     flexible: 2,
     fields: &[
@@ -474,6 +479,7 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
         ApiKey::AlterPartitionReassignments => &ALTER_PARTITION_REASSIGNMENTS,
         ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
+        ApiKey::UnregisterBroker => &UNREGISTER_BROKER,
         ApiKey::ElectLeaders => &ELECT_LEADERS,
         ApiKey::DescribeQuorum => &DESCRIBE_QUORUM,
         ApiKey::ListTransactions => &LIST_TRANSACTIONS,

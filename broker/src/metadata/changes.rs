@@ -3,7 +3,7 @@
 use super::command::{
     AllocateProducerIds, AlterConfigs, AlterGroupConfigs, AlterReassignments, Command,
     ConfigChange, CreatePartitions, DeleteTopic, Envelope, ReassignmentChange, Refusal, Replicas,
-    Reply, TopicRecord, VERSION, ids_of,
+    Reply, TopicRecord, UnregisterBroker, VERSION, ids_of,
 };
 use super::image::Topic;
 use super::placement::place;
@@ -111,6 +111,12 @@ pub async fn alter_reassignments(
         error.map_or(Ok(()), |error| Err(Refused::new(error, outcome.message)))
     });
     Ok(outcomes.collect())
+}
+
+/// Forgets a broker that has no replicas; its process ends, and its id is never used again.
+pub async fn unregister_broker(broker: &Broker, id: BrokerId) -> Result<(), Refused> {
+    let command = Command::UnregisterBroker(UnregisterBroker { id: id.0 });
+    propose(broker, command).await.map(|_| ())
 }
 
 /// Kafka's rules for topic names (`Topic.validate`).

@@ -84,6 +84,8 @@ pub struct ReassignmentRecord {
     pub target: Vec<i32>,
     #[prost(int32, repeated, tag = "2")]
     pub original: Vec<i32>,
+    #[prost(uint64, tag = "3")]
+    pub id: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -171,15 +173,16 @@ pub struct ReassignmentChange {
     pub target: Vec<i32>,
 }
 
-/// The leader says that a majority of the partition's voters, who are exactly `target`, know it.
+/// The leader says that a majority of the partition's voters, who are exactly those that the move of this id
+/// was to, know it.
 #[derive(Clone, PartialEq, Message)]
 pub struct FinishReassignment {
     #[prost(bytes = "vec", tag = "1")]
     pub topic_id: Vec<u8>,
     #[prost(int32, tag = "2")]
     pub partition: i32,
-    #[prost(int32, repeated, tag = "3")]
-    pub target: Vec<i32>,
+    #[prost(uint64, tag = "3")]
+    pub id: u64,
 }
 
 /// A broker begins to remove a replica that has moved elsewhere, or, with `done`, has removed it. Refused
@@ -357,6 +360,7 @@ impl Replicas {
             reassignment: self.reassignment.as_ref().map(|moving| Reassignment {
                 target: brokers_of(&moving.target),
                 original: brokers_of(&moving.original),
+                id: moving.id,
             }),
         }
     }
@@ -371,6 +375,7 @@ impl Replicas {
                 .map(|moving| ReassignmentRecord {
                     target: ids_of(&moving.target),
                     original: ids_of(&moving.original),
+                    id: moving.id,
                 }),
             added: partition
                 .replicas

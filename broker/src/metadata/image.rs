@@ -38,6 +38,8 @@ pub struct PartitionMeta {
 /// A partition on its way to other replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reassignment {
+    /// Tells it from every other move, also one to the same replicas.
+    pub id: u64,
     /// The replicas it shall have, in preference order.
     pub target: Vec<BrokerId>,
     /// The replicas it had when the move began; cancelling goes back to them.
@@ -123,7 +125,7 @@ pub struct MetadataImage {
     /// Replicas of partitions that have moved elsewhere, with their folders, until their brokers have
     /// removed them.
     pub dropped: BTreeMap<(BrokerId, GroupId), Dropped>,
-    /// Brokers that were registered and are not any more.
+    /// Brokers that were unregistered. Their ids are never used again.
     pub retired: BTreeSet<BrokerId>,
 }
 

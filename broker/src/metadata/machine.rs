@@ -109,6 +109,16 @@ pub fn apply(image: &mut MetadataImage, envelope: Envelope) -> Reply {
 
 fn register_broker(image: &mut MetadataImage, command: &RegisterBroker) -> Reply {
     let meta = command.meta();
+    if image.retired.contains(&meta.id) {
+        // Its votes are forgotten: under the same id they might be cast again.
+        return refused(
+            Refusal::DuplicateBroker,
+            format!(
+                "broker {} was unregistered; start it with an empty data.dir under a new broker.id",
+                meta.id
+            ),
+        );
+    }
     if let Some(known) = image.brokers.get(&meta.id)
         && known.incarnation != meta.incarnation
     {
@@ -124,7 +134,6 @@ fn register_broker(image: &mut MetadataImage, command: &RegisterBroker) -> Reply
     if image.cluster_id.is_empty() {
         image.cluster_id.clone_from(&command.cluster_id);
     }
-    image.retired.remove(&meta.id);
     image.brokers.insert(meta.id, meta);
     Reply {
         cluster_id: image.cluster_id.clone(),
@@ -140,12 +149,15 @@ fn unregister_broker(image: &mut MetadataImage, command: &UnregisterBroker) -> R
             format!("Broker ID {id} is not currently registered."),
         );
     }
+    if image.brokers.len() == 1 {
+        return refused(Refusal::BrokerInUse, format!("broker {id} is the only one"));
+    }
     let partitions = image.topics.values().flat_map(|t| &t.partitions);
     let held = partitions.filter(|p| p.replicas.contains(&id)).count();
     if held > 0 {
         return refused(
             Refusal::BrokerInUse,
-            format!("broker {id} still has replicas of {held} partitions; decommission it first"),
+            format!("broker {id} still has replicas of {held} partitions; move them first"),
         );
     }
     image.brokers.remove(&id);

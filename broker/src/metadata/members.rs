@@ -2,7 +2,7 @@
 //! metadata group's voters on brokers that are there.
 
 use super::changes::propose;
-use super::command::{Command, FinishReassignment, ids_of};
+use super::command::{Command, FinishReassignment};
 use super::image::MetadataImage;
 use crate::broker::Broker;
 use futures_util::future::join_all;
@@ -19,11 +19,13 @@ const STEPS_MAX: usize = 50;
 /// Most voters of the metadata group; the other brokers learn.
 const METADATA_VOTERS_MAX: usize = 5;
 
-/// A partition under way that this broker leads.
+/// A partition that this broker leads, and whose voters are not yet those it is to have.
 struct Moving {
     group: GroupId,
     wanted: Wanted,
-    finish: FinishReassignment,
+    /// What tells that it is there; none when the metadata do not know that it moves: a leader that had old
+    /// metadata may have taken steps of a move that was cancelled.
+    finish: Option<FinishReassignment>,
 }
 
 /// Drives moves until `stop`.
@@ -61,24 +63,28 @@ fn led_here(broker: &Broker, image: &MetadataImage) -> Vec<Moving> {
     let mut moving = Vec::new();
     for topic in image.topics.values() {
         for (index, partition) in topic.partitions.iter().enumerate() {
-            let Some(reassignment) = &partition.reassignment else {
-                continue;
-            };
             let leader = broker.node.leader_of(partition.group);
             if leader.is_none_or(|info| info.leader != broker.id) {
+                continue;
+            }
+            if partition.reassignment.is_none()
+                && broker
+                    .node
+                    .consists_of(partition.group, &partition.replicas)
+            {
                 continue;
             }
             moving.push(Moving {
                 group: partition.group,
                 wanted: Wanted {
-                    voters: reassignment.target.clone(),
+                    voters: partition.target().to_vec(),
                     learners: BTreeSet::new(),
                 },
-                finish: FinishReassignment {
+                finish: partition.reassignment.as_ref().map(|r| FinishReassignment {
                     topic_id: topic.id.as_bytes().to_vec(),
                     partition: index as i32,
-                    target: ids_of(&reassignment.target),
-                },
+                    id: r.id,
+                }),
             });
         }
     }
@@ -94,7 +100,10 @@ async fn step(broker: &Broker, moving: &Moving) {
         return;
     }
     // A majority of the new voters has it: those that go are needed no more.
-    let finish = Command::FinishReassignment(moving.finish.clone());
+    let Some(finish) = moving.finish.clone() else {
+        return;
+    };
+    let finish = Command::FinishReassignment(finish);
     if let Err(refused) = propose(broker, finish).await {
         tracing::debug!(
             group = moving.group.0,
@@ -142,11 +151,23 @@ fn wanted_members(image: &MetadataImage, members: &Members, alive: &[BrokerId]) 
     }
 }
 
-/// The metadata group's replicas, in the order in which they stand for election.
-pub fn in_order(node: &Node, image: &MetadataImage) -> Vec<BrokerId> {
+/// Tells the metadata group which replicas it has, in the order in which they stand for election.
+pub fn name_replicas(node: &Node, image: &MetadataImage) {
+    let present = node.replicas(METADATA_GROUP);
     let members = node.members(METADATA_GROUP);
-    let voters = members.iter().flat_map(|m| m.configs.iter().flatten());
-    let mut all: BTreeSet<BrokerId> = voters.copied().collect();
+    let voters = members.into_iter().flat_map(|m| m.configs);
+    let named = replicas_of(image, &present, voters.flatten());
+    node.set_replicas(METADATA_GROUP, &named);
+}
+
+/// Nobody goes who was not unregistered: a broker whose metadata are not there yet, or are lost, knows from its
+/// `seed.brokers` whom to ask for them.
+fn replicas_of(
+    image: &MetadataImage,
+    present: &[BrokerId],
+    voters: impl Iterator<Item = BrokerId>,
+) -> Vec<BrokerId> {
+    let mut all: BTreeSet<BrokerId> = voters.chain(present.iter().copied()).collect();
     all.extend(image.brokers.keys());
     all.retain(|b| !image.retired.contains(b));
     all.into_iter().collect()
@@ -180,6 +201,17 @@ mod tests {
             learners: BTreeSet::new(),
             committed: true,
         }
+    }
+
+    #[test]
+    fn a_broker_without_metadata_still_knows_whom_to_ask() {
+        let seeds = ids(&[1, 2, 3]);
+        let none = std::iter::empty;
+        assert_eq!(replicas_of(&image(&[], &[]), &seeds, none()), seeds);
+        let joined = image(&[1, 3, 4], &[2]);
+        assert_eq!(replicas_of(&joined, &seeds, none()), ids(&[1, 3, 4]));
+        let voter = std::iter::once(BrokerId(5));
+        assert_eq!(replicas_of(&joined, &seeds, voter), ids(&[1, 3, 4, 5]));
     }
 
     #[test]

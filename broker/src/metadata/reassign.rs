@@ -43,16 +43,18 @@ fn alter_one(
     })?;
     let meta = &topic.partitions[index];
     let target = brokers_of(&change.target);
+    // One move of a partition begins at most with each command.
+    let id = image.applied_index + 1;
     let moved = if target.is_empty() {
         let moving = meta.reassignment.as_ref().ok_or_else(|| {
             let none = "No reassignment is in progress.".to_owned();
             (Refusal::NoReassignmentInProgress, none)
         })?;
         let original = moving.original.clone();
-        to(meta, original)
+        to(meta, original, id)
     } else {
         check(image, meta, &target, factor_may_change)?;
-        to(meta, target)
+        to(meta, target, id)
     };
     for broker in &moved.replicas {
         // A replica that was to be removed and is wanted again goes on where it is.
@@ -108,7 +110,7 @@ fn check(
 }
 
 /// The partition on its way to `target`, whatever it was doing.
-fn to(meta: &PartitionMeta, target: Vec<BrokerId>) -> PartitionMeta {
+fn to(meta: &PartitionMeta, target: Vec<BrokerId>, id: u64) -> PartitionMeta {
     let mut moved = meta.clone();
     if meta.reassignment.is_none() && meta.replicas.len() == target.len() {
         let same = meta.replicas.iter().all(|b| target.contains(b));
@@ -127,7 +129,11 @@ fn to(meta: &PartitionMeta, target: Vec<BrokerId>) -> PartitionMeta {
     moved
         .replicas
         .extend(before.filter(|b| !target.contains(b)));
-    moved.reassignment = Some(Reassignment { target, original });
+    moved.reassignment = Some(Reassignment {
+        id,
+        target,
+        original,
+    });
     moved
 }
 
@@ -137,17 +143,13 @@ pub fn finish(image: &mut MetadataImage, command: &FinishReassignment) -> Reply 
         return refused(Refusal::UnknownTopic, "The partition does not exist.");
     };
     let meta = &topic.partitions[index];
-    let target = brokers_of(&command.target);
-    if meta
-        .reassignment
-        .as_ref()
-        .is_none_or(|m| m.target != target)
-    {
+    let Some(moving) = meta.reassignment.as_ref().filter(|m| m.id == command.id) else {
         return refused(
             Refusal::NoReassignmentInProgress,
             "The partition moves elsewhere by now, or not at all.",
         );
-    }
+    };
+    let target = moving.target.clone();
     let folder = MetadataImage::folder(&topic.name, index);
     let mut settled = meta.clone();
     for gone in meta.removing() {

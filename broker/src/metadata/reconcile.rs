@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tidelog_replication::{GroupId, METADATA_GROUP, PartitionSpec, PeerAddress};
+use tidelog_replication::{GroupId, PartitionSpec, PeerAddress};
 use tokio::sync::watch;
 
 /// Follows the image until `stop`. Nothing is removed because metadata lacks it: only the groups the
@@ -71,9 +71,7 @@ pub async fn run(
 }
 
 fn peers(broker: &Broker, image: &MetadataImage) {
-    broker
-        .node
-        .set_replicas(METADATA_GROUP, &members::in_order(&broker.node, image));
+    members::name_replicas(&broker.node, image);
     for meta in image.brokers.values().filter(|b| b.id != broker.id) {
         broker.node.set_peer_address(PeerAddress {
             broker: meta.id,
@@ -83,10 +81,8 @@ fn peers(broker: &Broker, image: &MetadataImage) {
             .node
             .expect_incarnation(meta.id, meta.incarnation.as_u128());
     }
+    broker.node.refuse(&image.retired);
     broker.node.set_maintenance(image.in_maintenance());
-    for id in &image.retired {
-        broker.node.forget_incarnation(*id);
-    }
 }
 
 /// Opens what is missing; false when something could not be opened.

@@ -18,7 +18,7 @@ use refusals::Refusals;
 
 use crate::ids::BrokerId;
 use parking_lot::RwLock;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -88,6 +88,8 @@ pub struct Transport {
     started: Instant,
     peers: RwLock<HashMap<BrokerId, Arc<Peer>>>,
     expected: RwLock<HashMap<BrokerId, u128>>,
+    /// Brokers that were unregistered.
+    unregistered: RwLock<BTreeSet<BrokerId>>,
     /// The cluster this broker's data belong to; empty until it has joined one.
     cluster: RwLock<String>,
     elsewhere: AtomicBool,
@@ -113,6 +115,7 @@ impl Transport {
             started: Instant::now(),
             peers: RwLock::default(),
             expected: RwLock::default(),
+            unregistered: RwLock::default(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
         })
@@ -141,14 +144,16 @@ impl Transport {
         self.peers.read().values().cloned().collect()
     }
 
-    /// A broker that is not registered any more may come back as another.
-    pub fn expect_any_incarnation(&self, id: BrokerId) {
-        self.expected.write().remove(&id);
-    }
-
     /// From now on only this incarnation of `id` is spoken to.
     pub fn expect_incarnation(&self, id: BrokerId, incarnation: u128) {
         self.expected.write().insert(id, incarnation);
+    }
+
+    /// From now on these are not spoken to.
+    pub fn refuse(&self, unregistered: &BTreeSet<BrokerId>) {
+        if *self.unregistered.read() != *unregistered {
+            self.unregistered.write().clone_from(unregistered);
+        }
     }
 
     /// Names the cluster this broker's data belong to.
@@ -214,6 +219,12 @@ impl Transport {
                  broker that is to join a cluster is not named in its own list",
                 self.identity.broker
             )));
+        }
+        if self.unregistered.read().contains(&id) {
+            return Err(HelloRefused {
+                kind: Kind::Unregistered,
+                reason: format!("broker {id} was unregistered"),
+            });
         }
         let expected = self.expected.read().get(&id).copied();
         if let Some(expected) = expected

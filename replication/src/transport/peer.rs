@@ -357,7 +357,7 @@ fn introduced(
         Some(Body::Hello(hello)) => {
             let id = transport.check_hello(&hello).map_err(|refused| {
                 let refusals = &transport.refusals;
-                refusals.refused_by(peer.id, refused.kind, &refused.reason);
+                refusals.refusing(peer.id, refused.kind, &refused.reason);
                 refused.reason
             })?;
             if id == peer.id {

@@ -39,6 +39,13 @@ impl Refusals {
         self.by.lock().remove(&peer);
     }
 
+    /// This broker refuses `peer`. That says nothing against itself, unless the two are of different clusters.
+    pub fn refusing(&self, peer: BrokerId, kind: Kind, reason: &str) {
+        if kind == Kind::OtherCluster {
+            self.refused_by(peer, kind, reason);
+        }
+    }
+
     /// `peer` refuses this broker, or is of another cluster. One of many may itself be wrong: only a
     /// majority decides. In a cluster of two the one that knows the other's registration does, but
     /// nobody can tell whose cluster is the right one.
@@ -46,7 +53,7 @@ impl Refusals {
         let majority = self.brokers / 2 + 1;
         let needed = match kind {
             Kind::Other => return,
-            Kind::LostData => majority.min(self.brokers - 1).max(1),
+            Kind::LostData | Kind::Unregistered => majority.min(self.brokers - 1).max(1),
             Kind::OtherCluster => majority,
         };
         let mut by = self.by.lock();
@@ -63,6 +70,10 @@ impl Refusals {
             Kind::LostData => {
                 "start it with its own data.dir; \"When a disk is replaced\" in docs/operations.md \
                  tells what to do when that is lost"
+            }
+            Kind::Unregistered => {
+                "the cluster goes on without it; to bring the machine back, start it with an empty data.dir \
+                 under a new broker.id"
             }
             _ => "check data.dir and seed.brokers of this broker",
         };
@@ -99,7 +110,7 @@ mod tests {
 
     #[test]
     fn one_broker_alone_does_not_decide() {
-        for kind in [Kind::LostData, Kind::OtherCluster] {
+        for kind in [Kind::LostData, Kind::Unregistered, Kind::OtherCluster] {
             let of = refusals("1@a:1,2@b:1,3@c:1");
             of.refused_by(BrokerId(1), kind, "so");
             of.refused_by(BrokerId(1), kind, "so");
@@ -115,6 +126,19 @@ mod tests {
                     .is_some_and(|v| v.contains("1, 3"))
             );
         }
+    }
+
+    #[test]
+    fn whoever_refuses_the_lost_is_not_lost_itself() {
+        let of = refusals("1@a:1,2@b:1,3@c:1");
+        for kind in [Kind::LostData, Kind::Unregistered] {
+            of.refusing(BrokerId(1), kind, "so");
+            of.refusing(BrokerId(3), kind, "so");
+            assert!(of.verdict().borrow().is_none(), "{kind:?}");
+        }
+        of.refusing(BrokerId(1), Kind::OtherCluster, "so");
+        of.refusing(BrokerId(3), Kind::OtherCluster, "so");
+        assert!(of.verdict().borrow().is_some());
     }
 
     #[test]

@@ -285,10 +285,8 @@ impl Session {
                     Body::Hello(hello) => hello.broker,
                     _ => -1,
                 };
-                if kind == Kind::OtherCluster {
-                    let refusals = &self.transport.refusals;
-                    refusals.refused_by(BrokerId(peer), kind, &reason);
-                }
+                let refusals = &self.transport.refusals;
+                refusals.refusing(BrokerId(peer), kind, &reason);
                 if self.transport.refusals.is_news(peer, &reason) {
                     tracing::error!("refused a peer: {reason}");
                 }

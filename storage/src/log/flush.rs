@@ -74,6 +74,17 @@ impl PartitionLog {
 impl FlushTicket {
     /// Syncs, and returns the state to journal: opening the log with it gives exactly this point.
     pub fn finish(self) -> Result<Vec<u8>, StorageError> {
+        let finished = self.sync();
+        if finished.is_err()
+            && let Some((_, dirty)) = &self.epochs
+        {
+            dirty.store(true, Ordering::Release);
+        }
+        finished?;
+        Ok(self.state.encode_to_vec())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
         for segment in &self.segments {
             segment.sync()?;
             let written = self
@@ -84,11 +95,9 @@ impl FlushTicket {
                 segment.close_file();
             }
         }
-        if let Some((epochs, dirty)) = &self.epochs {
-            let written = epochs.write(&self.dir);
-            written.inspect_err(|_| dirty.store(true, Ordering::Release))?;
+        if let Some((epochs, _)) = &self.epochs {
+            epochs.write(&self.dir)?;
         }
-        self.dir_sync.sync()?;
-        Ok(self.state.encode_to_vec())
+        self.dir_sync.sync()
     }
 }

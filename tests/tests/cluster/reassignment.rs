@@ -5,8 +5,10 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
+use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, BrokerId as NodeId, ListPartitionReassignmentsRequest,
+    AlterPartitionReassignmentsRequest, BrokerId as NodeId, DescribeQuorumRequest,
+    ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
 };
 use std::collections::BTreeMap;
 use tidelog_jepsen::{History, check};
@@ -74,6 +76,25 @@ async fn under_way(
             )
         })
         .collect())
+}
+
+async fn unregister(cluster: &Cluster, asked: BrokerId, id: BrokerId) -> Result<i16> {
+    let request = UnregisterBrokerRequest::default().with_broker_id(NodeId(id));
+    let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
+    Ok(wire.call(&request, 0).await?.error_code)
+}
+
+/// The voters of the metadata group, in order.
+async fn metadata_voters(cluster: &Cluster, asked: BrokerId) -> Result<Vec<i32>> {
+    let partition = vec![PartitionData::default()];
+    let topic = TopicData::default().with_topic_name(topic_name("__cluster_metadata"));
+    let request =
+        DescribeQuorumRequest::default().with_topics(vec![topic.with_partitions(partition)]);
+    let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
+    let response = wire.call(&request, 2).await?;
+    let partitions = response.topics.into_iter().flat_map(|t| t.partitions);
+    let voters = partitions.flat_map(|p| p.current_voters);
+    Ok(voters.map(|v| v.replica_id.0).collect())
 }
 
 async fn moved(cluster: &Cluster, asked: BrokerId) -> Result<()> {
@@ -156,9 +177,30 @@ async fn partitions_move_to_brokers_that_join_while_they_are_written_to() -> Res
         })
         .await?;
     }
-    // The old ones are not needed any more: with five metadata voters, two may go.
-    cluster.broker_mut(1).kill()?;
+    // The old ones are not needed any more. One is unregistered while it runs, and ends; one after it was lost.
+    let in_use = unregister(&cluster, 4, 3).await?;
+    ensure!(in_use == ResponseError::InvalidRequest.code(), "{in_use}");
+    ensure!(unregister(&cluster, 4, 1).await? == 0);
+    let what = "the end of a broker that was unregistered";
+    wait::until(what, RECOVERY_LIMIT, async || {
+        cluster.broker_mut(1).take_ended()
+    })
+    .await?;
     cluster.broker_mut(2).kill()?;
+    ensure!(unregister(&cluster, 5, 2).await? == 0);
+    wait::until("three metadata voters", RECOVERY_LIMIT, async || {
+        Ok((metadata_voters(&cluster, 4).await? == [3, 4, 5]).then_some(()))
+    })
+    .await?;
+    // Neither comes back under its id.
+    for id in [1, 2] {
+        cluster.start_one(id)?;
+        let what = format!("the end of broker {id}, which is not wanted");
+        wait::until(&what, RECOVERY_LIMIT, async || {
+            cluster.broker_mut(id).take_ended()
+        })
+        .await?;
+    }
     load.progress(300, RECOVERY_LIMIT).await?;
     let written = load.finish().await?;
     judge(&cluster, 4, written.history).await

@@ -18,6 +18,7 @@ pub async fn call(wire: &mut Wire, api: ApiKey, version: i16) -> Result<()> {
         ApiKey::AlterPartitionReassignments => alter_reassignments(wire, version).await,
         ApiKey::ListPartitionReassignments => list_reassignments(wire, version).await,
         ApiKey::DescribeQuorum => describe_quorum(wire, version).await,
+        ApiKey::UnregisterBroker => unregister_broker(wire, version).await,
         other => super::groups::call(wire, other, version).await,
     }
 }
@@ -94,5 +95,18 @@ async fn describe_quorum(wire: &mut Wire, version: i16) -> Result<()> {
     let partitions: Vec<_> = response.topics.iter().flat_map(|t| &t.partitions).collect();
     ensure_codes(partitions.iter().map(|p| p.error_code), &[0])?;
     ensure!(partitions[0].leader_id.0 == 1 && partitions[0].current_voters.len() == 1);
+    Ok(())
+}
+
+/// One that is not there, and the only one there is.
+async fn unregister_broker(wire: &mut Wire, version: i16) -> Result<()> {
+    for (id, expected) in [
+        (77, ResponseError::BrokerIdNotRegistered),
+        (1, ResponseError::InvalidRequest),
+    ] {
+        let request = UnregisterBrokerRequest::default().with_broker_id(BrokerId(id));
+        let response = wire.call(&request, version).await?;
+        ensure!(response.error_code == code(expected), "{response:?}");
+    }
     Ok(())
 }
