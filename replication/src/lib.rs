@@ -4,7 +4,7 @@
 //! replica of one partition; `group` drives a single openraft group; `log_store` keeps its log over
 //! the shared journal; `state_machine` applies committed entries; `transport` carries messages of
 //! all groups between two brokers over one stream, and `calls` the broker's own requests over it; `detector` notices dead brokers and starts
-//! elections, `elect` gives leadership to a replica that was asked for, `membership` moves replicas, and
+//! elections, `elect` gives leadership to a replica that was asked for, `membership` moves replicas, `metadata_group` opens, forms and proposes to group 0, and
 //! `quorum` tells how far the replicas of the metadata group are.
 //!
 //! Data goes one way: `broker → replication → storage`. Only this crate imports openraft.
@@ -12,6 +12,7 @@
 mod calls;
 mod catch_up;
 mod detector;
+mod disk_space;
 mod elect;
 pub mod error;
 mod group;
@@ -22,6 +23,7 @@ mod log_keeper;
 mod log_store;
 pub mod membership;
 mod mend;
+mod metadata_group;
 pub mod node;
 pub mod partition;
 mod quorum;

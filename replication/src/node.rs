@@ -3,17 +3,19 @@
 use crate::calls::Calls;
 use crate::catch_up::PeerCatchUp;
 use crate::detector;
-use crate::error::{ProposeError, ReplicationError};
+use crate::disk_space::DiskSpace;
+use crate::error::ReplicationError;
 use crate::group::{Group, GroupContext, GroupReplicas, raft_config};
 use crate::ids::BrokerId;
 use crate::incoming::Incoming;
 use crate::leaders::LeaderTable;
 use crate::log_keeper;
 use crate::log_store::GroupLog;
+use crate::metadata_group::{form_cluster, open_metadata};
 use crate::partition::{Partition, PartitionSpec};
 use crate::quorum::{self, QuorumTimes};
 use crate::rebuild::{self, Rebuild};
-use crate::state_machine::{GroupMachine, Machine, decode_group_state, leader_epoch};
+use crate::state_machine::{GroupMachine, Machine, decode_group_state};
 use crate::transport::{Handler, Identity, Timing, Transport, server};
 use crate::types::*;
 use bytes::Bytes;
@@ -23,7 +25,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tidelog_proto::peer::{self as wire, message::Body};
 use tidelog_storage::ids::GroupId;
 use tidelog_storage::journal::{
     Checkpointer, Journal, JournalConfig, JournalMetrics, RecoveredGroup,
@@ -33,10 +34,7 @@ use tokio::sync::{Notify, watch};
 
 /// The metadata group's id.
 pub const METADATA_GROUP: GroupId = GroupId(0);
-/// Most voters of the metadata group.
-const METADATA_VOTERS_MAX: usize = 5;
 const RETRY_PAUSE: Duration = Duration::from_millis(30);
-const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where a peer listens for other brokers: `ID@HOST:PORT` in `seed.brokers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,7 +215,7 @@ fn carried_over(group: GroupId, state: &RecoveredGroup) -> Vec<tidelog_storage::
 pub struct Node {
     config: NodeConfig,
     shared: Arc<NodeShared>,
-    context: GroupContext,
+    pub(crate) context: GroupContext,
     handler: Arc<dyn Handler>,
     metadata: Arc<Group>,
     quorum: Arc<Mutex<QuorumTimes>>,
@@ -328,84 +326,6 @@ impl Node {
 
     pub fn broker(&self) -> BrokerId {
         self.config.broker
-    }
-
-    /// Proposes a metadata command on whichever broker leads the metadata group, and waits until it
-    /// is applied *here*, so that a read after it sees it. Retries while a leader is being elected,
-    /// at most `propose_timeout_ms`.
-    pub async fn propose_metadata(&self, command: Bytes) -> Result<Bytes, ProposeError> {
-        let deadline = Instant::now() + self.context.propose_timeout;
-        loop {
-            match self.try_propose_metadata(command.clone()).await {
-                Ok((index, reply)) => {
-                    self.wait_for_metadata(index, deadline).await?;
-                    return Ok(reply);
-                }
-                Err(ProposeError::NotLeader { .. }) if Instant::now() < deadline => {
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn try_propose_metadata(&self, command: Bytes) -> Result<(u64, Bytes), ProposeError> {
-        let leader = self.metadata_leader();
-        match leader {
-            Some(leader) if leader == self.config.broker => {
-                match self.metadata.propose(Command::Metadata(command)).await? {
-                    Reply::Metadata { index, reply } => Ok((index, reply)),
-                    _ => Err(ProposeError::OutcomeUnknown),
-                }
-            }
-            Some(leader) => {
-                let peer = self
-                    .shared
-                    .transport
-                    .peer(leader)
-                    .ok_or(ProposeError::NotLeader { leader: None })?;
-                let request = Body::Propose(wire::Propose { command });
-                match peer.request(0, request, FORWARD_LIMIT).await {
-                    Ok(Body::ProposeReply(reply)) if reply.accepted => {
-                        Ok((reply.index, reply.reply))
-                    }
-                    Ok(Body::ProposeReply(_)) => Err(ProposeError::NotLeader { leader: None }),
-                    Err(crate::transport::RequestError::Disconnected(_)) => {
-                        Err(ProposeError::NotLeader { leader: None })
-                    }
-                    _ => Err(ProposeError::OutcomeUnknown),
-                }
-            }
-            None => Err(ProposeError::NotLeader { leader: None }),
-        }
-    }
-
-    async fn wait_for_metadata(&self, index: u64, deadline: Instant) -> Result<(), ProposeError> {
-        let machine = &self.metadata.machine;
-        while machine.applied_index() < index {
-            if Instant::now() >= deadline {
-                return Err(ProposeError::Timeout);
-            }
-            let waiter = Arc::new(Notify::new());
-            machine.waiters.register(&waiter);
-            if machine.applied_index() < index {
-                let _ = tokio::time::timeout(RETRY_PAUSE * 10, waiter.notified()).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Leader of the metadata group: Kafka's *controller*.
-    pub fn metadata_leader(&self) -> Option<BrokerId> {
-        // A broker that is about to join has been told who leads before it is a member. One that belongs to a
-        // cluster is not to find its way into it by what it is told at addresses of another.
-        let told = || {
-            let leader = self.shared.leaders.get(METADATA_GROUP)?.leader;
-            let joins = self.shared.transport.belongs_to_none();
-            joins.then_some(leader)
-        };
-        let leader = self.metadata.leader().0.or_else(told);
-        leader.filter(|l| self.shared.transport.is_alive(*l))
     }
 
     /// Opens (or, after a restart, recovers) this broker's replica of a partition.
@@ -539,14 +459,6 @@ impl Node {
                 .map_err(|e| ReplicationError::Refused(e.to_string()))??;
         }
         Ok(())
-    }
-
-    /// Whether the metadata applied here include all that was committed before the present leader
-    /// of the metadata group took office. After a restart they are those of the last checkpoint at
-    /// first, which may name topics that are gone.
-    pub fn metadata_is_current(&self) -> bool {
-        let (leader, epoch) = self.metadata.leader();
-        leader.is_some() && leader_epoch(self.metadata.machine.applied_term()) >= epoch
     }
 
     /// Whether the journal or this run knows the group.
@@ -753,7 +665,7 @@ async fn open_journal(
 type MachineState = (Option<LogId>, GroupMembership, Bytes);
 
 /// A group's journaled past, taken out of the not-yet-open ones.
-fn take_recovered(
+pub(crate) fn take_recovered(
     shared: &NodeShared,
     group: GroupId,
 ) -> Result<(Option<RecoveredGroup>, Option<MachineState>), ReplicationError> {
@@ -773,7 +685,7 @@ fn take_recovered(
     Ok((recovered, state))
 }
 
-async fn start_group(
+pub(crate) async fn start_group(
     shared: &Arc<NodeShared>,
     context: &GroupContext,
     id: GroupId,
@@ -817,95 +729,7 @@ async fn start_group(
     }
 }
 
-async fn open_metadata(
-    shared: &Arc<NodeShared>,
-    context: &GroupContext,
-    config: &NodeConfig,
-    mut machine: Box<dyn MetadataMachine>,
-) -> Result<Arc<Group>, ReplicationError> {
-    let (recovered, state) = take_recovered(shared, METADATA_GROUP)?;
-    let mut applied = None;
-    let mut membership = GroupMembership::default();
-    if let Some((at, members, bytes)) = state {
-        machine
-            .restore(&bytes)
-            .map_err(|e| malformed(METADATA_GROUP, &Malformed(e)))?;
-        applied = at;
-        membership = members;
-    }
-    let machine = GroupMachine::new(
-        METADATA_GROUP,
-        Machine::Metadata(Mutex::new(machine)),
-        applied,
-        membership,
-    );
-    let mut voters: Vec<BrokerId> = config.seeds.iter().map(|s| s.broker).collect();
-    voters.sort_unstable();
-    voters.truncate(METADATA_VOTERS_MAX);
-    if voters.is_empty() {
-        voters.push(config.broker);
-    }
-    // A broker that is not in the list joins a cluster that is there.
-    let founders = if voters.contains(&config.broker) {
-        voters.clone()
-    } else {
-        Vec::new()
-    };
-    let members = GroupReplicas {
-        replicas: voters,
-        founders,
-    };
-    start_group(shared, context, METADATA_GROUP, recovered, machine, members).await
-}
-
-/// The broker with the lowest id founds the cluster, once every first broker is up and agrees on
-/// the list.
-async fn form_cluster(
-    shared: Arc<NodeShared>,
-    metadata: Arc<Group>,
-    config: NodeConfig,
-    mut stop: watch::Receiver<bool>,
-) {
-    if metadata.first_founder() != Some(config.broker) || metadata.guard.is_lost() {
-        return;
-    }
-    loop {
-        let missing: Vec<i32> = config
-            .seeds
-            .iter()
-            .filter(|s| s.broker != config.broker)
-            .filter(|s| {
-                !shared
-                    .transport
-                    .peer(s.broker)
-                    .is_some_and(|p| p.is_connected())
-            })
-            .map(|s| s.broker.0)
-            .collect();
-        let initialized = metadata.raft.is_initialized().await.unwrap_or(true);
-        if initialized {
-            return;
-        }
-        if shared.transport.cluster_exists() {
-            // This broker's data folder is new: it gets what it lacks from the others.
-            return;
-        }
-        if missing.is_empty() {
-            if let Err(error) = metadata.initialize().await {
-                tracing::error!("forming the cluster: {error}");
-            } else {
-                tracing::info!("cluster formed");
-            }
-            return;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(RETRY_PAUSE) => {}
-            _ = stop.wait_for(|s| *s) => return,
-        }
-    }
-}
-
-fn malformed(group: GroupId, error: &Malformed) -> ReplicationError {
+pub(crate) fn malformed(group: GroupId, error: &Malformed) -> ReplicationError {
     ReplicationError::Raft {
         group: group.0,
         message: error.to_string(),
@@ -919,41 +743,6 @@ fn seeds_text(seeds: &[PeerAddress]) -> String {
         .collect();
     parts.sort();
     parts.join(",")
-}
-
-/// Free space of the data disk, asked for at most a few times a second.
-struct DiskSpace {
-    dir: PathBuf,
-    reserve_bytes: u64,
-    state: Mutex<(Instant, u64)>,
-}
-
-impl DiskSpace {
-    const REFRESH: Duration = Duration::from_millis(200);
-
-    fn new(config: &NodeConfig) -> DiskSpace {
-        DiskSpace {
-            dir: config.data_dir.clone(),
-            reserve_bytes: config.disk_reserve_bytes,
-            state: Mutex::new((Instant::now(), free_bytes(&config.data_dir))),
-        }
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let mut state = self.state.lock();
-        if state.0.elapsed() >= Self::REFRESH {
-            *state = (Instant::now(), free_bytes(&self.dir));
-        }
-        state.1
-    }
-
-    fn has_room(&self) -> bool {
-        self.free_bytes() >= self.reserve_bytes
-    }
-}
-
-fn free_bytes(dir: &std::path::Path) -> u64 {
-    rustix::fs::statvfs(dir).map_or(u64::MAX, |s| s.f_bavail * s.f_frsize)
 }
 
 /// A snapshot of the node's counters.

@@ -20,7 +20,9 @@ pub fn run(folder: &Path, json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut table = Table::new(["PARTITION", "SEGMENTS", "START", "END", "BYTES"]);
     for folder in partition_folders(folder)? {
-        let listed = look(&folder)?;
+        let Some(listed) = look_while_it_changes(&folder)? else {
+            continue;
+        };
         if json {
             let line = json!({
                 "partition": listed.partition, "segments": listed.segments,
@@ -40,6 +42,20 @@ pub fn run(folder: &Path, json: bool) -> Result<()> {
         table.print(&mut out)?;
     }
     Ok(())
+}
+
+/// The broker may be running: what it has removed meanwhile is not listed, and does not end the list.
+fn look_while_it_changes(folder: &Path) -> Result<Option<Listed>> {
+    /// Looks at a folder whose files go one after another.
+    const LOOKS_MAX: usize = 5;
+    for _ in 1..LOOKS_MAX {
+        match look(folder) {
+            Ok(listed) => return Ok(Some(listed)),
+            Err(_) if !folder.exists() => return Ok(None),
+            Err(_) => {}
+        }
+    }
+    look(folder).map(Some)
 }
 
 /// Reads the last segment for the end of the log; of the others their names and sizes do.
@@ -68,4 +84,19 @@ fn look(folder: &Path) -> Result<Listed> {
         }
     }
     Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_gone_is_not_listed_and_one_that_cannot_be_read_is_told_of() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let gone = look_while_it_changes(&dir.path().join("gone-0"));
+        assert!(gone.expect("no error").is_none());
+        let file = dir.path().join("file-0");
+        std::fs::write(&file, "not a folder").expect("written");
+        assert!(look_while_it_changes(&file).is_err());
+    }
 }
