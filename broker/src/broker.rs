@@ -1,5 +1,6 @@
 //! One broker: what every request handler can reach, and how it starts and stops.
 
+use crate::balance;
 use crate::cleaner::{Cleaner, CleanerStatus};
 use crate::config::{BrokerConfig, host_port};
 use crate::coordinator::Coordinator;
@@ -186,6 +187,7 @@ impl RunningBroker {
             changes.clone(),
             stopped.clone(),
         ));
+        tokio::spawn(balance::run(broker.clone(), stopped.clone()));
         tokio::spawn(reconcile::run(
             broker.clone(),
             changes.clone(),

@@ -8,6 +8,7 @@
 //! health and Prometheus metrics; [`broker`]
 //! starts and stops all of it.
 
+mod balance;
 pub mod broker;
 pub mod cleaner;
 pub mod config;

@@ -4,6 +4,7 @@
 //! Not over the Kafka protocol: that stream is there, reconnects by itself, knows who is at its other
 //! end, and needs no rights that clients could have as well.
 
+use crate::balance::{self, GroupSize};
 use crate::broker::Broker;
 use crate::coordinator::transaction::{markers, remote};
 use crate::preferred;
@@ -20,7 +21,7 @@ use tidelog_replication::{BrokerId, Calls};
 /// A request to another broker.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PeerRequest {
-    #[prost(oneof = "PeerCall", tags = "1, 2, 3, 16")]
+    #[prost(oneof = "PeerCall", tags = "1, 2, 3, 16, 17")]
     pub call: Option<PeerCall>,
 }
 
@@ -34,6 +35,8 @@ pub enum PeerCall {
     ElectPreferred(ElectPreferred),
     #[prost(message, tag = "16")]
     DescribeQuorum(DescribeQuorum),
+    #[prost(message, tag = "17")]
+    ReplicaSizes(ReplicaSizes),
 }
 
 /// To the coordinator: adds partitions to a transaction, or looks whether they are part of it.
@@ -82,6 +85,10 @@ pub struct ElectPreferred {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DescribeQuorum {}
 
+/// To any broker: how large the replicas it has are.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReplicaSizes {}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TopicIndex {
     #[prost(string, tag = "1")]
@@ -98,6 +105,9 @@ pub struct PeerReply {
     /// To [`DescribeQuorum`], from who leads.
     #[prost(message, optional, tag = "16")]
     pub quorum: Option<QuorumRecord>,
+    /// To [`ReplicaSizes`].
+    #[prost(message, repeated, tag = "17")]
+    pub sizes: Vec<GroupSize>,
 }
 
 pub type Outcome = Result<(), ResponseError>;
@@ -173,6 +183,12 @@ async fn answer(broker: &Broker, call: PeerCall) -> PeerReply {
         PeerCall::DescribeQuorum(_) => {
             return PeerReply {
                 quorum: quorum::here(broker).await,
+                ..PeerReply::default()
+            };
+        }
+        PeerCall::ReplicaSizes(_) => {
+            return PeerReply {
+                sizes: balance::sizes_here(broker),
                 ..PeerReply::default()
             };
         }

@@ -1,5 +1,6 @@
 //! `tidelog broker`: the brokers and their settings.
 
+mod decommission;
 mod maintenance;
 
 use crate::output::{self, Table, Target, name_value};
@@ -49,6 +50,10 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         wait: u64,
     },
+    /// Move everything a broker holds to the others, so that it can be taken out of the cluster
+    #[command(after_help = "Examples:\n  tidelog broker decommission 3\n  \
+                      tidelog broker decommission 3 --cancel")]
+    Decommission(decommission::Decommission),
     /// Change settings of a running broker
     #[command(after_help = "Example:\n  tidelog broker alter 1 --set message.max.bytes=2097152")]
     Alter {
@@ -78,6 +83,7 @@ impl Broker {
                     let limit = Duration::from_secs(wait);
                     maintenance::switch(&admin, id, switch, limit, json).await
                 }
+                Command::Decommission(decommission) => decommission.run(&admin, json).await,
                 Command::Alter {
                     id,
                     set,

@@ -45,6 +45,9 @@ impl CatchUp for PeerCatchUp {
     ) -> BoxFuture<'static, io::Result<()>> {
         let transport = self.0.clone();
         Box::pin(async move {
+            // Nobody waits for a replica that is only to become a voter.
+            let me = transport.upgrade().map(|t| t.identity.broker);
+            let comes = me.is_some_and(|me| !sources.contains(&me));
             let mut sources = Sources::new(sources);
             // Whose log, in which state, all that is here agrees with.
             let mut seen = None;
@@ -73,6 +76,9 @@ impl CatchUp for PeerCatchUp {
                             && reply.gone_below > offset
                             && offset > log.log_start_offset();
                         seen = state;
+                        if comes && let Some(transport) = transport.upgrade() {
+                            transport.throttle.take(reply.batches.len()).await;
+                        }
                         append(&transport, group, &log, reply, end).await?
                     }
                     Err(error) => Err(error.to_string()),

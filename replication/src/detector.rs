@@ -366,8 +366,16 @@ pub fn is_caught_up(group: &Group, replica: BrokerId) -> bool {
     lacks_at_most(group, replica, LAG_MAX)
 }
 
+/// Whether a member is known to have the leader's log up to `index`.
+pub fn has(group: &Group, replica: BrokerId, index: u64) -> bool {
+    group
+        .matched()
+        .and_then(|matched| matched.get(&replica).copied())
+        .is_some_and(|matched| matched >= index.max(1))
+}
+
 /// Whether a member is known to have all but `entries` of the leader's log.
-pub fn lacks_at_most(group: &Group, replica: BrokerId, entries: u64) -> bool {
+fn lacks_at_most(group: &Group, replica: BrokerId, entries: u64) -> bool {
     let last = group.last_index();
     group
         .matched()

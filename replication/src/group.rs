@@ -101,6 +101,8 @@ pub struct Group {
     pub guard: Guard,
     context: GroupContext,
     queue: Mutex<ProposeQueue>,
+    /// Where its log ended at the last look at a move.
+    round: Mutex<Option<(std::time::Instant, u64)>>,
     stopping: AtomicBool,
     /// Its Raft core has ended although nobody stopped it: this replica takes no part any more.
     ended: AtomicBool,
@@ -123,6 +125,7 @@ impl Group {
         let network = NetworkFactory {
             transport: context.transport.clone(),
             group: id,
+            machine: machine.clone(),
         };
         let raft = Raft::new(
             node_of(context.broker),
@@ -143,6 +146,7 @@ impl Group {
             guard,
             context,
             queue: Mutex::default(),
+            round: Mutex::default(),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
@@ -159,6 +163,18 @@ impl Group {
         if self.replicas()[..] != *replicas {
             *self.replicas.write() = replicas.into();
         }
+    }
+
+    /// Begins a round in which replicas that come catch up; where the log ended when the last one began, unless
+    /// that is long ago.
+    pub(crate) fn begin_round(&self) -> Option<u64> {
+        const ROUND_MAX: Duration = Duration::from_secs(5);
+        let last = self
+            .round
+            .lock()
+            .replace((std::time::Instant::now(), self.last_index()));
+        last.filter(|(begun, _)| begun.elapsed() < ROUND_MAX)
+            .map(|(_, end)| end)
     }
 
     /// Whether a leader needs others for a majority.

@@ -4,7 +4,7 @@
 //! replica of one partition; `group` drives a single openraft group; `log_store` keeps its log over
 //! the shared journal; `state_machine` applies committed entries; `transport` carries messages of
 //! all groups between two brokers over one stream, and `calls` the broker's own requests over it; `detector` notices dead brokers and starts
-//! elections, `elect` gives leadership to a replica that was asked for, `membership` moves replicas, `metadata_group` opens, forms and proposes to group 0, and
+//! elections, `elect` gives leadership to a replica that was asked for, `membership` moves replicas and `throttle` slows their copies down, `metadata_group` opens, forms and proposes to group 0, and
 //! `quorum` tells how far the replicas of the metadata group are.
 //!
 //! Data goes one way: `broker → replication → storage`. Only this crate imports openraft.
@@ -29,6 +29,7 @@ pub mod partition;
 mod quorum;
 mod rebuild;
 mod state_machine;
+mod throttle;
 mod transport;
 mod types;
 mod waiters;

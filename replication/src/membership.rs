@@ -17,8 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tidelog_storage::ids::GroupId;
 
-/// Entries a replica may lack and still be made a voter.
-const LAG_MAX: u64 = 1024;
 /// How long a step may take until a majority has it; it is taken up again where it stopped.
 const STEP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -189,10 +187,13 @@ impl Node {
             return false;
         }
         let (_, epoch) = group.leader();
+        // Rounds of catching up (dissertation, 4.2.1): who had the end of the log that there was at the last
+        // look needs no longer for the rest.
+        let round = group.begin_round();
         let is_ready = |broker: BrokerId| {
             broker == me
                 || shared.transport.is_staying(broker)
-                    && detector::lacks_at_most(&group, broker, LAG_MAX)
+                    && round.is_some_and(|end| detector::has(&group, broker, end))
         };
         match next_step(wanted, &group.members(), me, is_ready) {
             Step::Done => return true,

@@ -544,6 +544,11 @@ impl Node {
         });
     }
 
+    /// How many bytes a second this broker sends, and copies, of partitions that move; `None`: as fast as it goes.
+    pub fn set_move_rate(&self, bytes_per_second: Option<u64>) {
+        self.shared.transport.throttle.set_rate(bytes_per_second);
+    }
+
     /// Brokers that were unregistered: their connections are refused.
     pub fn refuse(&self, unregistered: &BTreeSet<BrokerId>) {
         self.shared.transport.refuse(unregistered);

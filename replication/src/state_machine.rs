@@ -1,6 +1,7 @@
 //! Applies committed entries: to a partition log, or to the metadata.
 
 use crate::catch_up::CatchUp;
+use crate::group::node_of;
 use crate::ids::BrokerId;
 use crate::log_store::GroupLog;
 use crate::node::MetadataMachine;
@@ -92,6 +93,15 @@ impl GroupMachine {
 
     pub fn applied_term(&self) -> u64 {
         self.applied_term.load(Ordering::Acquire)
+    }
+
+    /// Whether a broker counts in majorities, as far as is applied here.
+    pub fn is_voter(&self, broker: BrokerId) -> bool {
+        let applied = self.applied.lock();
+        applied
+            .membership
+            .voter_ids()
+            .any(|id| id == node_of(broker))
     }
 
     /// Makes what is applied durable and journals it as the group's checkpoint. Blocks on the disk.

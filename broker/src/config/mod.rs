@@ -6,7 +6,7 @@ pub mod topic;
 
 pub use topic::{TopicConfig, broker_value};
 
-use crate::metadata::image::MAINTENANCE;
+use crate::metadata::image::{DECOMMISSION, MAINTENANCE};
 use std::collections::BTreeMap;
 use std::path::Path;
 use table::{BROKER, broker_setting, check, nearest};
@@ -147,10 +147,15 @@ impl BrokerConfig {
                 .ok_or_else(|| invalid(name, value, source, "must be HOST:PORT".to_owned()))?;
         }
         // From a file it would come back with every restart, and no command could end it.
-        if self.flag(MAINTENANCE) {
-            let (value, source) = &self.values[MAINTENANCE];
-            let reason = "is set while the broker runs: tidelog broker maintenance N on";
-            return Err(invalid(MAINTENANCE, value, source, reason.to_owned()));
+        for (name, command) in [
+            (MAINTENANCE, "tidelog broker maintenance N on"),
+            (DECOMMISSION, "tidelog broker decommission N"),
+        ] {
+            if self.flag(name) {
+                let (value, source) = &self.values[name];
+                let reason = format!("is set while the broker runs: {command}");
+                return Err(invalid(name, value, source, reason));
+            }
         }
         group::check_bounds(self).map_err(|(name, reason)| {
             let (value, source) = &self.values[name];

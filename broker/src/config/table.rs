@@ -106,6 +106,25 @@ pub const BROKER: &[Setting] = &[
         "true",
         "leadership goes back to the preferred replica once its broker has been up for 3 s",
     ),
+    dynamic(
+        "balance.enable",
+        Kind::Bool,
+        "true",
+        "after a broker has joined, replicas and preferred leaders are spread evenly over all; set it again to \
+         ask for that at any time",
+    ),
+    dynamic(
+        "broker.dead.timeout.ms",
+        POSITIVE,
+        "900000",
+        "replicas of a broker that is silent for this long are built anew on others",
+    ),
+    dynamic(
+        "broker.decommission",
+        Kind::Bool,
+        "false",
+        "moves all replicas away from this broker; only while it runs: `tidelog broker decommission`",
+    ),
     fixed(
         "broker.id",
         Kind::Int(0, i32::MAX as i64),
@@ -538,6 +557,12 @@ pub const BROKER: &[Setting] = &[
         Kind::Int(1 << 20, 1 << 36),
         "134217728",
         "bytes of requests in memory at the same time",
+    ),
+    dynamic(
+        "replication.throttled.rate",
+        POSITIVE,
+        "9223372036854775807",
+        "bytes a second that a broker sends, and that it copies, of partitions that move",
     ),
     fixed(
         "request.timeout.ms",

@@ -14,7 +14,7 @@ pub const VERSION: u32 = 1;
 pub struct Envelope {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16, 17")]
     pub command: Option<Command>,
 }
 
@@ -42,6 +42,8 @@ pub enum Command {
     ReplicaRemoved(ReplicaRemoved),
     #[prost(message, tag = "16")]
     UnregisterBroker(UnregisterBroker),
+    #[prost(message, tag = "17")]
+    FinishSpread(FinishSpread),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -204,6 +206,13 @@ pub struct UnregisterBroker {
     pub id: i32,
 }
 
+/// Replicas are as even as they can be; the wish with this id is fulfilled.
+#[derive(Clone, PartialEq, Message)]
+pub struct FinishSpread {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+
 /// Why a command was refused, in Kafka's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
@@ -275,6 +284,8 @@ pub struct Snapshot {
     pub dropped: Vec<DroppedReplica>,
     #[prost(int32, repeated, tag = "14")]
     pub retired: Vec<i32>,
+    #[prost(uint64, optional, tag = "17")]
+    pub spread: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -466,6 +477,7 @@ impl Snapshot {
                 })
                 .collect(),
             retired: image.retired.iter().map(|b| b.0).collect(),
+            spread: image.spread,
         }
     }
 
@@ -508,6 +520,7 @@ impl Snapshot {
                 .map(|d| ((BrokerId(d.broker), GroupId(d.group)), d.dropped()))
                 .collect(),
             retired: self.retired.iter().copied().map(BrokerId).collect(),
+            spread: self.spread,
         }
     }
 }

@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 /// The setting of one broker that keeps leadership away from it.
 pub const MAINTENANCE: &str = "broker.maintenance";
+/// The setting of one broker that moves all replicas away from it.
+pub const DECOMMISSION: &str = "broker.decommission";
 
 /// A registered broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +129,8 @@ pub struct MetadataImage {
     pub dropped: BTreeMap<(BrokerId, GroupId), Dropped>,
     /// Brokers that were unregistered. Their ids are never used again.
     pub retired: BTreeSet<BrokerId>,
+    /// Set while replicas are to be spread evenly over the brokers: the id of the wish.
+    pub spread: Option<u64>,
 }
 
 /// A replica whose broker has to remove it.
@@ -150,11 +154,25 @@ impl MetadataImage {
 
     /// Brokers that are to lead nothing for now: `broker.maintenance` is set for them.
     pub fn in_maintenance(&self) -> BTreeSet<BrokerId> {
+        self.with_switch(MAINTENANCE)
+    }
+
+    /// Brokers that are to hold nothing any more: `broker.decommission` is set for them.
+    pub fn leaving(&self) -> BTreeSet<BrokerId> {
+        self.with_switch(DECOMMISSION)
+    }
+
+    fn with_switch(&self, name: &str) -> BTreeSet<BrokerId> {
         let set = self.broker_configs.iter().filter(|(_, configs)| {
-            let value = configs.get(MAINTENANCE);
+            let value = configs.get(name);
             value.is_some_and(|value| value == "true")
         });
         set.filter_map(|(broker, _)| *broker).collect()
+    }
+
+    /// Asks for replicas to be spread evenly.
+    pub fn ask_to_spread(&mut self) {
+        self.spread = Some(self.applied_index + 1);
     }
 
     pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<Topic>> {

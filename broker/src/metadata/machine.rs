@@ -2,9 +2,10 @@
 
 use super::command::{
     AllocateProducerIds, AlterConfigs, AlterGroupConfigs, Command, CreatePartitions, DeleteTopic,
-    Envelope, Refusal, RegisterBroker, Reply, Snapshot, TopicRecord, UnregisterBroker, VERSION,
+    Envelope, FinishSpread, Refusal, RegisterBroker, Reply, Snapshot, TopicRecord,
+    UnregisterBroker, VERSION,
 };
-use super::image::{MetadataImage, Topic};
+use super::image::{DECOMMISSION, MetadataImage, Topic};
 use super::reassign;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use uuid::Uuid;
 const FIRST_GROUP: u64 = 1000;
 /// Producer ids below are never given out, so that 0 is not taken for "none" by tools.
 const FIRST_PRODUCER_ID: i64 = 1000;
+/// The setting that lets replicas be spread; setting it asks for it.
+const BALANCE: &str = "balance.enable";
 /// Deleted partitions remembered for brokers that are away.
 const DELETED_MAX: usize = 100_000;
 
@@ -102,6 +105,7 @@ pub fn apply(image: &mut MetadataImage, envelope: Envelope) -> Reply {
         Some(Command::FinishReassignment(c)) => reassign::finish(image, &c),
         Some(Command::ReplicaRemoved(c)) => reassign::removed(image, &c),
         Some(Command::UnregisterBroker(c)) => unregister_broker(image, &c),
+        Some(Command::FinishSpread(c)) => finish_spread(image, &c),
         Some(Command::AllocateProducerIds(c)) => allocate_producer_ids(image, &c),
         None => refused(Refusal::UnsupportedVersion, "unknown metadata command"),
     }
@@ -134,7 +138,13 @@ fn register_broker(image: &mut MetadataImage, command: &RegisterBroker) -> Reply
     if image.cluster_id.is_empty() {
         image.cluster_id.clone_from(&command.cluster_id);
     }
-    image.brokers.insert(meta.id, meta);
+    let id = meta.id;
+    image.brokers.insert(id, meta);
+    // It has just joined, or was away so long that all it had has moved elsewhere.
+    let mut partitions = image.topics.values().flat_map(|t| &t.partitions);
+    if !image.topics.is_empty() && !partitions.any(|p| p.replicas.contains(&id)) {
+        image.ask_to_spread();
+    }
     Reply {
         cluster_id: image.cluster_id.clone(),
         ..Reply::default()
@@ -260,6 +270,9 @@ fn alter_configs(image: &mut MetadataImage, command: AlterConfigs) -> Reply {
         }
         None => {
             let broker = command.broker.map(BrokerId);
+            if asks_to_spread(&command.changes) {
+                image.ask_to_spread();
+            }
             change(
                 image.broker_configs.entry(broker).or_default(),
                 command.changes,
@@ -268,6 +281,23 @@ fn alter_configs(image: &mut MetadataImage, command: AlterConfigs) -> Reply {
                 .broker_configs
                 .retain(|_, configs| !configs.is_empty());
         }
+    }
+    Reply::default()
+}
+
+/// Also when they were set so before: that is how spreading is asked for by hand. A broker that is to stay
+/// after all gets back its share.
+fn asks_to_spread(changes: &[super::command::ConfigChange]) -> bool {
+    changes.iter().any(|change| {
+        let on = change.value.as_deref() == Some("true");
+        change.name == BALANCE && on || change.name == DECOMMISSION && !on
+    })
+}
+
+fn finish_spread(image: &mut MetadataImage, command: &FinishSpread) -> Reply {
+    // Another wish may have come meanwhile.
+    if image.spread == Some(command.id) {
+        image.spread = None;
     }
     Reply::default()
 }

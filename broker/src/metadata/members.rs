@@ -5,16 +5,16 @@ use super::changes::propose;
 use super::command::{Command, FinishReassignment};
 use super::image::MetadataImage;
 use crate::broker::Broker;
-use futures_util::future::join_all;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidelog_replication::{BrokerId, GroupId, METADATA_GROUP, Members, Node, Wanted};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Pause between two looks at partitions under way.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Steps taken at the same time.
+/// Groups that take a step at the same time.
 const STEPS_MAX: usize = 50;
 /// Most voters of the metadata group; the other brokers learn.
 const METADATA_VOTERS_MAX: usize = 5;
@@ -35,17 +35,31 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut leaders = broker.node.watch_leaders();
+    // A step without a majority takes seconds: other groups go on meanwhile.
+    let mut steps: JoinSet<GroupId> = JoinSet::new();
+    let mut busy: HashSet<GroupId> = HashSet::new();
     loop {
         changed.borrow_and_update();
         leaders.borrow_and_update();
+        while let Some(ended) = steps.try_join_next() {
+            match ended {
+                Ok(group) => drop(busy.remove(&group)),
+                Err(error) => tracing::error!("a step of a move failed: {error}"),
+            }
+        }
         let image = broker.metadata.load_full();
-        let moving = led_here(&broker, &image);
-        for some in moving.chunks(STEPS_MAX) {
-            join_all(some.iter().map(|one| step(&broker, one))).await;
+        for one in led_here(&broker, &image) {
+            if busy.len() < STEPS_MAX && busy.insert(one.group) {
+                let broker = broker.clone();
+                steps.spawn(async move {
+                    step(&broker, &one).await;
+                    one.group
+                });
+            }
         }
         let settled = metadata_voters(&broker, &image).await;
         let again = async {
-            if moving.is_empty() && settled {
+            if steps.is_empty() && settled {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -126,23 +140,27 @@ async fn metadata_voters(broker: &Broker, image: &MetadataImage) -> bool {
     broker.node.move_replicas(METADATA_GROUP, &wanted).await
 }
 
-/// Voters stay as long as their brokers are not retired; others take free places, living ones first come.
-/// All other registered brokers learn.
+/// Voters stay as long as their brokers are not retired or to leave; others take free places, living ones first
+/// come. All other registered brokers learn. Those that are to leave stay where nobody else is.
 fn wanted_members(image: &MetadataImage, members: &Members, alive: &[BrokerId]) -> Wanted {
     let present: BTreeSet<BrokerId> = members.configs.iter().flatten().copied().collect();
     // A voter that has not registered yet is a first broker of a cluster that is just being formed.
-    let stay = present
-        .iter()
-        .copied()
-        .filter(|b| !image.retired.contains(b));
+    let leaving = image.leaving();
+    let goes = |b: &BrokerId| image.retired.contains(b) || leaving.contains(b);
+    let stay = present.iter().copied().filter(|b| !goes(b));
     let mut voters: Vec<BrokerId> = stay.take(METADATA_VOTERS_MAX).collect();
     for broker in image.brokers.keys().copied() {
         if voters.len() < METADATA_VOTERS_MAX
             && !voters.contains(&broker)
             && alive.contains(&broker)
+            && !leaving.contains(&broker)
         {
             voters.push(broker);
         }
+    }
+    if voters.is_empty() {
+        let last = present.iter().copied();
+        voters.extend(last.filter(|b| !image.retired.contains(b)));
     }
     let learners = image.brokers.keys().copied();
     Wanted {

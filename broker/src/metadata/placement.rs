@@ -4,7 +4,8 @@ use super::image::MetadataImage;
 use tidelog_replication::BrokerId;
 
 /// Replica sets for `count` new partitions: leaders (the first of each set) go round the brokers
-/// from where the cluster has the fewest, and racks alternate, as in Kafka's rack-aware assignment.
+/// from where the cluster has the fewest, and racks alternate, as in Kafka's rack-aware assignment. Brokers that
+/// are decommissioned get none.
 ///
 /// # Errors
 /// When there are fewer brokers than replicas asked for.
@@ -16,7 +17,7 @@ pub fn place(
     let brokers = alternate_racks(image);
     if replication_factor == 0 || replication_factor > brokers.len() {
         return Err(format!(
-            "Unable to replicate the partition {replication_factor} time(s): there are {} brokers.",
+            "Unable to replicate the partition {replication_factor} time(s): there are {} brokers that stay.",
             brokers.len()
         ));
     }
@@ -48,7 +49,8 @@ pub fn place(
 /// Brokers ordered so that neighbours are in different racks where possible.
 fn alternate_racks(image: &MetadataImage) -> Vec<BrokerId> {
     let mut racks: std::collections::BTreeMap<Option<&str>, Vec<BrokerId>> = Default::default();
-    for broker in image.brokers.values() {
+    let leaving = image.leaving();
+    for broker in image.brokers.values().filter(|b| !leaving.contains(&b.id)) {
         racks
             .entry(broker.rack.as_deref())
             .or_default()

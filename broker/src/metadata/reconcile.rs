@@ -4,7 +4,7 @@ use super::command::{Command, ReplicaRemoved};
 use super::image::{MetadataImage, Topic};
 use super::{changes, members};
 use crate::broker::Broker;
-use crate::config::TopicConfig;
+use crate::config::{TopicConfig, broker_value};
 use kafka_protocol::error::ResponseError;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -83,6 +83,9 @@ fn peers(broker: &Broker, image: &MetadataImage) {
     }
     broker.node.refuse(&image.retired);
     broker.node.set_maintenance(image.in_maintenance());
+    let rate = broker_value("replication.throttled.rate", &broker.config, image);
+    let rate = rate.parse().ok().filter(|rate| *rate < i64::MAX as u64);
+    broker.node.set_move_rate(rate);
 }
 
 /// Opens what is missing; false when something could not be opened.

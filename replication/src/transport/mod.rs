@@ -17,6 +17,7 @@ pub use peer::{Peer, RequestError};
 use refusals::Refusals;
 
 use crate::ids::BrokerId;
+use crate::throttle::Throttle;
 use parking_lot::RwLock;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -94,6 +95,8 @@ pub struct Transport {
     cluster: RwLock<String>,
     elsewhere: AtomicBool,
     refusals: Refusals,
+    /// Holds back what learners copy.
+    pub throttle: Throttle,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
 }
@@ -113,6 +116,7 @@ impl Transport {
             elsewhere: AtomicBool::new(false),
             timing,
             started: Instant::now(),
+            throttle: Throttle::default(),
             peers: RwLock::default(),
             expected: RwLock::default(),
             unregistered: RwLock::default(),

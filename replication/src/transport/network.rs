@@ -2,7 +2,7 @@
 
 use super::{Peer, RequestError, Transport};
 use crate::ids::BrokerId;
-use crate::state_machine::SnapshotData;
+use crate::state_machine::{GroupMachine, SnapshotData};
 use crate::types::*;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
@@ -34,6 +34,7 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 pub struct NetworkFactory {
     pub transport: Arc<Transport>,
     pub group: GroupId,
+    pub machine: Arc<GroupMachine>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -44,6 +45,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             transport: self.transport.clone(),
             group: self.group.0,
             target: broker_of(target),
+            machine: self.machine.clone(),
         }
     }
 }
@@ -58,6 +60,7 @@ pub struct Network {
     transport: Arc<Transport>,
     group: u64,
     target: BrokerId,
+    machine: Arc<GroupMachine>,
 }
 
 fn unreachable(error: &RequestError) -> RPCError<TypeConfig> {
@@ -98,6 +101,11 @@ impl Network {
             _ => Err(unreachable(&RequestError::Unexpected(self.target))),
         }
     }
+}
+
+fn bytes_of(rpc: &AppendEntriesRequest<TypeConfig>) -> usize {
+    let records = rpc.entries.iter().map(entry_to_record);
+    records.map(|record| record.body.len()).sum()
 }
 
 /// Wire form of an append request and the payload bytes it carries.
@@ -223,13 +231,24 @@ impl RaftNetworkV2<TypeConfig> for Network {
     {
         let target = self.target;
         let group = self.group;
+        let (transport, machine) = (self.transport.clone(), self.machine.clone());
         async move {
             let peer = self.peer()?;
             if !peer.is_connected() {
                 return Err(unreachable(&RequestError::Disconnected(target)));
             }
             let results = input
-                .then(move |rpc| Flight::start(peer.clone(), group, rpc))
+                .then(move |rpc| {
+                    let slow = transport.throttle.is_on() && !machine.is_voter(target);
+                    let held_back = slow.then(|| transport.clone());
+                    let peer = peer.clone();
+                    async move {
+                        if let Some(transport) = held_back {
+                            transport.throttle.take(bytes_of(&rpc)).await;
+                        }
+                        Flight::start(peer, group, rpc).await
+                    }
+                })
                 .map(move |flight| flight.land(target))
                 .buffered(PIPELINE)
                 .map(|landed| {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod bad_input;
+mod balance;
 mod catch_up;
 mod client;
 mod command_line;

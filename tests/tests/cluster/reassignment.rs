@@ -16,12 +16,21 @@ use tidelog_tests::broker::BrokerId;
 use tidelog_tests::load::Load;
 use tidelog_tests::read::{self, topic_name};
 use tidelog_tests::wire::Wire;
-use tidelog_tests::{Cluster, topics, wait};
+use tidelog_tests::{Cluster, ClusterOptions, topics, wait};
 
 use super::RECOVERY_LIMIT;
 
-const TOPIC: &str = "moving";
-const PARTITIONS: i32 = 4;
+pub const TOPIC: &str = "moving";
+pub const PARTITIONS: i32 = 4;
+
+/// Three brokers; what joins them gets nothing by itself.
+async fn start() -> Result<Cluster> {
+    let options = ClusterOptions {
+        settings: vec![("balance.enable".to_owned(), "false".to_owned())],
+        ..ClusterOptions::default()
+    };
+    Cluster::start_with(options).await
+}
 
 /// Kafka's error code of each partition; `None` cancels.
 async fn reassign(
@@ -54,7 +63,7 @@ async fn reassign(
 }
 
 /// Adding and removing replicas of the partitions under way.
-async fn under_way(
+pub async fn under_way(
     cluster: &Cluster,
     asked: BrokerId,
 ) -> Result<BTreeMap<i32, (Vec<i32>, Vec<i32>)>> {
@@ -78,7 +87,7 @@ async fn under_way(
         .collect())
 }
 
-async fn unregister(cluster: &Cluster, asked: BrokerId, id: BrokerId) -> Result<i16> {
+pub async fn unregister(cluster: &Cluster, asked: BrokerId, id: BrokerId) -> Result<i16> {
     let request = UnregisterBrokerRequest::default().with_broker_id(NodeId(id));
     let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
     Ok(wire.call(&request, 0).await?.error_code)
@@ -104,7 +113,7 @@ async fn moved(cluster: &Cluster, asked: BrokerId) -> Result<()> {
     .await
 }
 
-async fn replicas(cluster: &Cluster, asked: BrokerId) -> Result<BTreeMap<i32, Vec<i32>>> {
+pub async fn replicas(cluster: &Cluster, asked: BrokerId) -> Result<BTreeMap<i32, Vec<i32>>> {
     let answer = topics::metadata(cluster, asked, TOPIC).await?;
     let topic = answer.topics.into_iter().next().context("the topic")?;
     Ok(topic
@@ -119,13 +128,13 @@ async fn replicas(cluster: &Cluster, asked: BrokerId) -> Result<BTreeMap<i32, Ve
         .collect())
 }
 
-fn has_folder(cluster: &Cluster, broker: BrokerId, partition: i32) -> bool {
+pub fn has_folder(cluster: &Cluster, broker: BrokerId, partition: i32) -> bool {
     let partitions = cluster.broker(broker).data_dir.join("partitions");
     partitions.join(format!("{TOPIC}-{partition}")).exists()
 }
 
 /// Reads the topic through a client and from every replica it has, and judges the whole history.
-async fn judge(cluster: &Cluster, asked: BrokerId, mut history: History) -> Result<()> {
+pub async fn judge(cluster: &Cluster, asked: BrokerId, mut history: History) -> Result<()> {
     let placed = replicas(cluster, asked).await?;
     let seen =
         read::read_by_client(&cluster.broker(asked).kafka.to_string(), TOPIC, PARTITIONS).await?;
@@ -154,7 +163,7 @@ async fn judge(cluster: &Cluster, asked: BrokerId, mut history: History) -> Resu
 /// folders, and producers see none of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_move_to_brokers_that_join_while_they_are_written_to() -> Result<()> {
-    let mut cluster = Cluster::start().await?;
+    let mut cluster = start().await?;
     topics::create(&cluster, TOPIC, PARTITIONS, 3).await?;
     let load = Load::start(&cluster.bootstrap(), TOPIC, PARTITIONS).await?;
     load.progress(300, RECOVERY_LIMIT).await?;
@@ -210,7 +219,7 @@ async fn partitions_move_to_brokers_that_join_while_they_are_written_to() -> Res
 /// had never been asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_survive_deaths_and_can_be_cancelled() -> Result<()> {
-    let mut cluster = Cluster::start().await?;
+    let mut cluster = start().await?;
     topics::create(&cluster, TOPIC, PARTITIONS, 3).await?;
     cluster.join(4).await?;
     let load = Load::start(&cluster.bootstrap(), TOPIC, PARTITIONS).await?;
