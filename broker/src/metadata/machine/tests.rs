@@ -165,3 +165,48 @@ proptest! {
         prop_assert_eq!(a, b);
     }
 }
+
+#[test]
+fn replicas_are_spread_when_a_broker_comes_empty_or_when_it_is_asked_for() {
+    let mut image = MetadataImage::default();
+    let mut index = 0;
+    let mut spread = |command: Command| {
+        assert_eq!(apply(&mut image, envelope(command)).refusal, 0);
+        index += 1;
+        image.applied_index = index;
+        image.spread
+    };
+    let register = |id: i32| {
+        Command::RegisterBroker(RegisterBroker {
+            id,
+            incarnation: vec![id as u8; 16],
+            ..RegisterBroker::default()
+        })
+    };
+    let set = |broker: Option<i32>, name: &str, value: Option<&str>| {
+        let change = ConfigChange {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+        };
+        Command::AlterConfigs(AlterConfigs {
+            topic: None,
+            broker,
+            changes: vec![change],
+        })
+    };
+    for id in 1..=3 {
+        assert_eq!(spread(register(id)), None, "there is nothing to spread");
+    }
+    assert_eq!(spread(Command::CreateTopic(topic("a", 1))), None);
+    assert_eq!(spread(register(2)), None, "it has what it had");
+    let first = spread(register(4)).expect("a newcomer");
+    // A wish that came meanwhile is not fulfilled with the first one.
+    let second = spread(set(None, BALANCE, Some("true"))).expect("asked for");
+    assert_ne!(first, second);
+    let finish = |id| Command::FinishSpread(FinishSpread { id });
+    assert_eq!(spread(finish(first)), Some(second));
+    assert_eq!(spread(finish(second)), None);
+    assert_eq!(spread(set(None, BALANCE, Some("false"))), None);
+    assert_eq!(spread(set(Some(1), DECOMMISSION, Some("true"))), None);
+    assert!(spread(set(Some(1), DECOMMISSION, None)).is_some());
+}
