@@ -7,14 +7,15 @@ use super::RequestContext;
 use super::dispatch::{self, Started};
 use super::reply::Reply;
 use crate::broker::Broker;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tidelog_storage::log::Slice;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -25,6 +26,8 @@ const PIPELINE: usize = 64;
 /// copied each time the buffer grows. The budget has been charged for all of the frame by then.
 const READ_AHEAD: usize = 1024 * 1024;
 const IOV_MAX: usize = 1024;
+/// Pieces of a file below this are copied with what is around them: a call of their own costs more.
+const SEND_FILE_BYTES_MIN: usize = 16 * 1024;
 
 /// Serves one client until it leaves, errs, or the broker stops.
 pub async fn serve(
@@ -180,16 +183,19 @@ async fn write_answers(
     Ok(())
 }
 
-/// Writes all pieces with as few calls as the socket allows.
-async fn write_all(write: &mut OwnedWriteHalf, mut pieces: Vec<Bytes>) -> io::Result<()> {
+/// Writes all pieces with as few calls as the socket allows. Those that are in a file go from there.
+async fn write_all(write: &mut OwnedWriteHalf, mut pieces: Vec<Slice>) -> io::Result<()> {
     let mut first = 0;
     while first < pieces.len() {
-        let slices: Vec<IoSlice<'_>> = pieces[first..]
-            .iter()
-            .take(IOV_MAX)
-            .map(|p| IoSlice::new(p))
-            .collect();
-        let mut written = write.write_vectored(&slices).await?;
+        let mut written = match &pieces[first] {
+            piece if is_sent_from_file(piece) => send_file(write.as_ref(), piece).await?,
+            _ => {
+                let in_memory = pieces[first..].iter().take_while(|p| !is_sent_from_file(p));
+                let slices: Vec<IoSlice<'_>> =
+                    in_memory.take(IOV_MAX).map(|p| IoSlice::new(p)).collect();
+                write.write_vectored(&slices).await?
+            }
+        };
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -202,4 +208,63 @@ async fn write_all(write: &mut OwnedWriteHalf, mut pieces: Vec<Bytes>) -> io::Re
         }
     }
     Ok(())
+}
+
+fn is_sent_from_file(piece: &Slice) -> bool {
+    piece.len() >= SEND_FILE_BYTES_MIN && piece.place().is_some()
+}
+
+/// Sends what the socket has room for, without copying it through this process; how much that was.
+async fn send_file(socket: &TcpStream, piece: &Slice) -> io::Result<usize> {
+    let Some((file, position)) = piece.place() else {
+        return Ok(0);
+    };
+    let send = || {
+        let mut at = position;
+        let sent = rustix::fs::sendfile(socket, file, Some(&mut at), piece.len())?;
+        Ok(sent)
+    };
+    socket.async_io(Interest::WRITABLE, send).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use tokio::net::TcpListener;
+
+    /// Pieces in memory and of a file arrive in order and whole, also where the socket takes only a part.
+    #[tokio::test]
+    async fn pieces_from_files_and_memory_arrive_in_order() {
+        let mut file = tempfile::tempfile().expect("a file");
+        let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        file.write_all(&content).expect("written");
+        let bytes = Bytes::from(content).slice(1_000..);
+        let from_file = Slice::in_file(bytes, Arc::new(file), 1_000);
+        let mut part = from_file.clone();
+        part.advance(from_file.len() - 100);
+        let memory = |byte: u8, count: usize| Slice::from(Bytes::from(vec![byte; count]));
+        let pieces = vec![
+            memory(1, 10),
+            from_file.clone(),
+            memory(2, 3),
+            memory(3, 3 << 20),
+            from_file,
+            part,
+        ];
+        let expected = pieces.concat();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let sender = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.expect("accepted");
+            let (_read, mut write) = socket.into_split();
+            write_all(&mut write, pieces).await
+        });
+        let mut socket = TcpStream::connect(address).await.expect("connected");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut got = Vec::new();
+        socket.read_to_end(&mut got).await.expect("read");
+        sender.await.expect("ended").expect("written");
+        assert!(got == expected, "{} of {} bytes", got.len(), expected.len());
+    }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidelog_replication::BrokerId;
 use tidelog_storage::error::StorageError;
+use tidelog_storage::log::Slice;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -273,7 +274,7 @@ impl<'a> Pass<'a> {
 
     /// Reads one byte of each page on a thread that may wait for the disk.
     async fn touch_cold(&self) {
-        let slices: Vec<bytes::Bytes> = self
+        let slices: Vec<Slice> = self
             .answers
             .iter()
             .flat_map(|p| p.records.iter().cloned())

@@ -3,9 +3,10 @@
 use super::dispatch::Head;
 use super::reply::{Reply, finish, start};
 use crate::metadata::BrokerMeta;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::TopicName;
+use tidelog_storage::log::Slice;
 use uuid::Uuid;
 
 /// First version with compact lengths and tagged fields.
@@ -42,7 +43,7 @@ pub struct PartitionAnswer {
     pub current_leader: Option<(i32, i32)>,
     /// `(producer id, first offset)`; only for `read_committed`.
     pub aborted: Option<Vec<(i64, i64)>>,
-    pub records: Vec<Bytes>,
+    pub records: Vec<Slice>,
 }
 
 impl Default for PartitionAnswer {
@@ -76,7 +77,7 @@ impl PartitionAnswer {
 struct Out {
     flexible: bool,
     first: Option<BytesMut>,
-    pieces: Vec<Bytes>,
+    pieces: Vec<Slice>,
     buffer: BytesMut,
 }
 
@@ -114,10 +115,10 @@ impl Out {
     }
 
     /// A piece that stays where it is; what is in the buffer goes before it.
-    fn foreign(&mut self, piece: Bytes) {
+    fn foreign(&mut self, piece: Slice) {
         let filled = self.buffer.split();
         match &self.first {
-            Some(_) => self.pieces.push(filled.freeze()),
+            Some(_) => self.pieces.push(filled.freeze().into()),
             None => self.first = Some(filled),
         }
         self.pieces.push(piece);
@@ -127,7 +128,7 @@ impl Out {
         match self.first {
             Some(first) => {
                 if !self.buffer.is_empty() {
-                    self.pieces.push(self.buffer.freeze());
+                    self.pieces.push(self.buffer.freeze().into());
                 }
                 finish(first, self.pieces)
             }
@@ -188,7 +189,7 @@ fn encode_partition(out: &mut Out, version: i16, partition: PartitionAnswer) {
     if version >= 11 {
         out.buffer.put_i32(partition.preferred_read_replica);
     }
-    let bytes = partition.records.iter().map(Bytes::len).sum();
+    let bytes = partition.records.iter().map(|slice| slice.len()).sum();
     out.length(Some(bytes));
     for slice in partition.records {
         out.foreign(slice);
@@ -240,13 +241,13 @@ fn encode_endpoints(out: &mut Out, endpoints: &[BrokerMeta]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Buf;
+    use bytes::{Buf, Bytes};
     use kafka_protocol::messages::{ApiKey, FetchResponse, ResponseHeader};
     use kafka_protocol::protocol::Decodable;
     use tidelog_replication::BrokerId;
 
     fn answer() -> FetchAnswer {
-        let partition = |index: i32, records: Vec<Bytes>| PartitionAnswer {
+        let partition = |index: i32, records: Vec<Slice>| PartitionAnswer {
             index,
             high_watermark: 70,
             last_stable_offset: 69,
@@ -266,9 +267,12 @@ mod tests {
                 partitions: vec![
                     partition(
                         0,
-                        vec![Bytes::from_static(b"abc"), Bytes::from_static(b"defg")],
+                        vec![
+                            Bytes::from_static(b"abc").into(),
+                            Bytes::from_static(b"defg").into(),
+                        ],
                     ),
-                    partition(1, vec![Bytes::from(vec![7; 300])]),
+                    partition(1, vec![Bytes::from(vec![7; 300]).into()]),
                     diverged,
                 ],
             }],

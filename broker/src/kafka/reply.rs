@@ -1,18 +1,19 @@
 //! Bytes of a response, ready to be written without joining them.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use kafka_protocol::messages::{ApiKey, ResponseHeader};
 use kafka_protocol::protocol::Encodable;
+use tidelog_storage::log::Slice;
 
 /// A response as the pieces it consists of; the first begins with the length prefix.
 #[derive(Debug, Default)]
 pub struct Reply {
-    pub pieces: Vec<Bytes>,
+    pub pieces: Vec<Slice>,
 }
 
 impl Reply {
     pub fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
+        self.pieces.iter().map(|piece| piece.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -43,11 +44,11 @@ pub fn start(api: ApiKey, version: i16, correlation_id: i32) -> anyhow::Result<B
 }
 
 /// Sets the length, which covers `rest` as well.
-pub fn finish(mut first: BytesMut, rest: Vec<Bytes>) -> Reply {
-    let total = first.len() - 4 + rest.iter().map(Bytes::len).sum::<usize>();
+pub fn finish(mut first: BytesMut, rest: Vec<Slice>) -> Reply {
+    let total = first.len() - 4 + rest.iter().map(|piece| piece.len()).sum::<usize>();
     first[..4].copy_from_slice(&(total as u32).to_be_bytes());
     let mut pieces = Vec::with_capacity(rest.len() + 1);
-    pieces.push(first.freeze());
+    pieces.push(first.freeze().into());
     pieces.extend(rest);
     Reply { pieces }
 }

@@ -23,6 +23,7 @@ mod producers;
 mod read;
 mod readable;
 mod segment;
+mod slice;
 mod transactions;
 mod txn_index;
 
@@ -36,6 +37,7 @@ pub use mend::Stretch;
 pub use producers::{BatchOrigin, ProducedBatch, ProducerExpiry, ProducerRejection};
 pub use read::LogRead;
 pub use readable::ReadableEnds;
+pub use slice::Slice;
 pub use transactions::TxnStanding;
 pub use txn_index::AbortedTransaction;
 

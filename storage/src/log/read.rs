@@ -2,17 +2,17 @@
 
 use super::PartitionLog;
 use super::segment::Segment;
+use super::slice::Slice;
 use crate::batch::batch_crc;
 use crate::error::StorageError;
 use crate::ids::Offset;
-use bytes::Bytes;
 use std::sync::Arc;
 
 /// Whole batches of one read.
 #[derive(Debug, Clone, Default)]
 pub struct LogRead {
     /// Slices of the mapped segments, in order.
-    pub slices: Vec<Bytes>,
+    pub slices: Vec<Slice>,
     /// Sum of the slices' lengths.
     pub bytes: usize,
     /// Every batch below this offset, from `from` on, is in the slices.
@@ -158,7 +158,7 @@ fn read_segment(
         read.next_offset = header.last_offset() + 1;
     }
     if let Some(view) = view {
-        let slice = view.slice(position, to);
+        let slice = view.slice_in_file(position, to);
         read.bytes += slice.len();
         read.slices.push(slice);
     }

@@ -5,6 +5,7 @@
 //! window is small, so that a broker's memory does not grow with what its consumers read.
 
 use super::index::{OffsetEntry, SegmentIndex, TimeEntry};
+use super::slice::Slice;
 use super::txn_index::TxnIndex;
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::error::StorageError;
@@ -48,12 +49,18 @@ pub struct View {
     /// Where in the file the view begins.
     base: u64,
     bytes: Bytes,
+    file: Arc<File>,
 }
 
 impl View {
     /// Position in the file at which the view ends.
     pub fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
+    }
+
+    /// The same, with where they are in the file.
+    pub fn slice_in_file(&self, from: u64, to: u64) -> Slice {
+        Slice::in_file(self.slice(from, to), self.file.clone(), from)
     }
 
     fn covers(&self, from: u64, to: u64) -> bool {
@@ -391,6 +398,7 @@ impl Segment {
         let view = View {
             base,
             bytes: Bytes::from_owner(Mapping(Arc::new(map))),
+            file,
         };
         *self.mapping.write() = Some(view.clone());
         Ok(view)

@@ -44,7 +44,7 @@ fn at(index: i32, high_watermark: i64, records: bool) -> PartitionAnswer {
         high_watermark,
         log_start_offset: 0,
         records: if records {
-            vec![Bytes::from_static(b"batch")]
+            vec![Bytes::from_static(b"batch").into()]
         } else {
             Vec::new()
         },

@@ -105,7 +105,7 @@ fn a_deleted_log_says_so_and_leaves_readers_their_bytes() {
     let before = read.slices[0].to_vec();
     log.delete().expect("deleted");
     assert!(!dir.path().join("topic-3").exists());
-    assert_eq!(read.slices[0], before);
+    assert_eq!(read.slices[0][..], before[..]);
     let closed = |r: Result<(), StorageError>| matches!(r, Err(StorageError::Closed { .. }));
     assert!(closed(log.read(0, 1, 1_000, true).map(drop)));
     assert!(closed(log.append(&[]).map(drop)));

@@ -88,7 +88,7 @@ fn bytes_from(log: &PartitionLog, from: Offset) -> Vec<u8> {
         assert!(read.next_offset > next, "stuck at {next}");
         assert_eq!(
             read.bytes,
-            read.slices.iter().map(Bytes::len).sum::<usize>()
+            read.slices.iter().map(|slice| slice.len()).sum::<usize>()
         );
         read.slices.iter().for_each(|s| out.extend_from_slice(s));
         next = read.next_offset;

@@ -1,5 +1,7 @@
 use super::*;
+use crate::log::Slice;
 use proptest::prelude::*;
+use std::os::unix::fs::FileExt;
 
 /// Batches of 1, 2, ... records over several segments; their headers.
 fn filled(log: &PartitionLog) -> Vec<BatchHeader> {
@@ -8,6 +10,14 @@ fn filled(log: &PartitionLog) -> Vec<BatchHeader> {
     }
     assert!(log.segments().len() > 5);
     headers(&bytes_from(log, 0))
+}
+
+fn is_in_its_file(slice: &Slice) -> bool {
+    let (file, position) = slice.place().expect("a place in a file");
+    let mut there = vec![0; slice.len()];
+    file.read_exact_at(&mut there, position)
+        .expect("in the file");
+    there == slice[..]
 }
 
 #[test]
@@ -22,6 +32,7 @@ fn a_read_begins_with_the_batch_that_holds_the_offset() {
         let first = BatchHeader::parse(&read.slices[0]).expect("a header");
         assert!(first.base_offset <= offset && offset <= first.last_offset());
         assert!(read.next_offset > offset);
+        assert!(read.slices.iter().all(is_in_its_file));
         let from: Vec<_> = batches
             .iter()
             .skip_while(|b| b.last_offset() < offset)
