@@ -7,7 +7,7 @@ use crate::leaders::LeaderTable;
 use crate::log_store::{GroupLog, LogStore};
 use crate::node::LeaderInfo;
 use crate::rebuild::Guard;
-use crate::state_machine::{GroupMachine, StateMachine, leader_epoch};
+use crate::state_machine::{GroupMachine, Machine, StateMachine, leader_epoch};
 use crate::transport::Transport;
 use crate::transport::network::{NetworkFactory, broker_of};
 use crate::types::*;
@@ -419,6 +419,9 @@ async fn watch_leader(group: Arc<Group>) {
             last = now;
             let Some(group) = weak.upgrade() else { return };
             group.context.leaders.observed(group.id, now);
+            if let (Machine::Partition(log), Some(now)) = (&group.machine.machine, now) {
+                log.set_read(now.leader == group.context.broker);
+            }
             group.machine.waiters.wake();
         }
         if metrics.changed().await.is_err() {

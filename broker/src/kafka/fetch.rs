@@ -204,6 +204,10 @@ impl<'a> Pass<'a> {
         let whole_left = self.max_bytes.saturating_sub(self.bytes);
         let max_bytes = whole_left.min(asked.max_bytes.max(0) as usize);
         let first = self.bytes == 0;
+        if !found.leads {
+            // A consumer of this rack: what comes now is for it to read.
+            log.set_read(true);
+        }
         let read = log.read(asked.fetch_offset, upper, max_bytes, first);
         let read = read.and_then(|read| {
             if committed {
@@ -217,7 +221,9 @@ impl<'a> Pass<'a> {
         match read {
             Ok(read) => {
                 self.bytes += read.bytes;
-                self.cold |= read.bytes > 0 && log.bytes_behind(asked.fetch_offset) > COLD_BYTES;
+                self.cold |= read.bytes > 0
+                    && (log.bytes_behind(asked.fetch_offset) > COLD_BYTES
+                        || log.may_have_left_cache(asked.fetch_offset));
                 answer.records = read.slices;
             }
             Err(StorageError::OffsetOutOfRange { .. }) => {

@@ -3,6 +3,7 @@
 use super::producers::{BatchOrigin, ProducerCheck, ProducerRejection, ProducerState};
 use super::segment::Segment;
 use super::transactions::{TxnStep, follow};
+use super::write::Caching;
 use super::{PartitionLog, Writer};
 use crate::batch::{BatchHeader, EndTxnMarker, HEADER_BYTES};
 use crate::error::StorageError;
@@ -118,6 +119,18 @@ impl PartitionLog {
         }
     }
 
+    /// Says whether consumers read this replica. What a follower writes need not stay in the page
+    /// cache.
+    pub fn set_read(&self, is_read: bool) {
+        self.is_read.store(is_read, Ordering::Relaxed);
+    }
+
+    /// Whether the batch at `offset` was written while nobody read this replica: its pages may have
+    /// to come from the disk.
+    pub fn may_have_left_cache(&self, offset: Offset) -> bool {
+        offset < self.dropped_below.load(Ordering::Relaxed)
+    }
+
     /// Writes batches segment by segment; on an error, tells how many are already readable.
     fn write_accepted(
         &self,
@@ -125,6 +138,11 @@ impl PartitionLog {
         accepted: &[Accepted<'_>],
     ) -> Result<(), (usize, StorageError)> {
         let interval = self.config.read().index_interval_bytes;
+        let caching = if self.is_read.load(Ordering::Relaxed) {
+            Caching::Keep
+        } else {
+            Caching::Drop
+        };
         let mut done = 0;
         while done < accepted.len() {
             let segment = self.segment_for(&accepted[done].header);
@@ -142,7 +160,11 @@ impl PartitionLog {
                 .iter()
                 .flat_map(|a| [IoSlice::new(&a.patched), IoSlice::new(a.rest)])
                 .collect();
-            segment.write(&slices).map_err(|e| (done, e))?;
+            segment.write(&slices, caching).map_err(|e| (done, e))?;
+            if caching == Caching::Drop {
+                let end = run.last().map_or(0, |a| a.header.last_offset() + 1);
+                self.dropped_below.store(end, Ordering::Relaxed);
+            }
             for batch in run {
                 segment.publish(&batch.header, interval);
                 let (epoch, base_offset) = (batch.header.leader_epoch, batch.header.base_offset);

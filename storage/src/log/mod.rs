@@ -26,6 +26,7 @@ mod segment;
 mod slice;
 mod transactions;
 mod txn_index;
+mod write;
 
 pub use append::{AppendBatch, AppendOutcome};
 pub use compaction::{
@@ -83,6 +84,10 @@ pub struct PartitionLog {
     /// First offset of the earliest open transaction, or [`NONE_OPEN`].
     first_open: AtomicI64,
     deleted: AtomicBool,
+    /// Consumers read this replica: what is written stays in the page cache.
+    is_read: AtomicBool,
+    /// Offset below which what was written may have left the page cache.
+    dropped_below: AtomicI64,
     /// How far compaction has come.
     compaction: Mutex<CompactionState>,
     /// Held by a compaction from its beginning to its end.
@@ -172,6 +177,8 @@ impl PartitionLog {
             end: AtomicI64::new(end),
             config: RwLock::new(config),
             deleted: AtomicBool::new(false),
+            is_read: AtomicBool::new(true),
+            dropped_below: AtomicI64::new(0),
             compaction: Mutex::new(compaction),
             compacting: Mutex::new(()),
             swap_lock: Mutex::new(()),

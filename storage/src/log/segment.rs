@@ -7,6 +7,7 @@
 use super::index::{OffsetEntry, SegmentIndex, TimeEntry};
 use super::slice::Slice;
 use super::txn_index::TxnIndex;
+use super::write::{Caching, write_all};
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::error::StorageError;
 use crate::ids::Offset;
@@ -272,11 +273,11 @@ impl Segment {
 
     /// Writes `slices` at the end without publishing them. On an error nothing is visible, and the
     /// next write goes over what was written.
-    pub fn write(&self, slices: &[IoSlice<'_>]) -> Result<(), StorageError> {
+    pub fn write(&self, slices: &[IoSlice<'_>], caching: Caching) -> Result<(), StorageError> {
         let file = self.file()?;
         let mut at = self.bytes();
         for chunk in slices.chunks(IOV_MAX) {
-            match write_all(&file, chunk, at) {
+            match write_all(&file, chunk, at, caching) {
                 Ok(written) => at += written,
                 Err(error) => {
                     // What was half written must not be taken for records once the segment is
@@ -293,7 +294,7 @@ impl Segment {
     /// damaged bytes has not passed their checksum.
     pub fn overwrite(&self, position: u64, bytes: &[u8]) -> Result<(), StorageError> {
         let file = self.file()?;
-        write_all(&file, &[IoSlice::new(bytes)], position)
+        write_all(&file, &[IoSlice::new(bytes)], position, Caching::Keep)
             .and_then(|_| file.sync_data())
             .map_err(|e| StorageError::io(&self.path, e))
     }
@@ -516,34 +517,6 @@ pub fn remove_files(path: &Path, suffixes: &[&str]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Writes all of `slices` at `at`; returns the bytes written.
-fn write_all(file: &File, slices: &[IoSlice<'_>], at: u64) -> io::Result<u64> {
-    let total: usize = slices.iter().map(|s| s.len()).sum();
-    let mut written = rustix::io::pwritev(file, slices, at)?;
-    if written == total {
-        return Ok(total as u64);
-    }
-    // A short write: the rest one by one, until it is all there or the error shows.
-    let mut skip = written;
-    for slice in slices {
-        if skip >= slice.len() {
-            skip -= slice.len();
-            continue;
-        }
-        let mut rest = &slice[skip..];
-        skip = 0;
-        while !rest.is_empty() {
-            let count = rustix::io::pwrite(file, rest, at + written as u64)?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            written += count;
-            rest = &rest[count..];
-        }
-    }
-    Ok(total as u64)
 }
 
 pub fn now_ms() -> i64 {

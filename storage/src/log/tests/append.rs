@@ -248,3 +248,20 @@ fn a_fenced_batch_takes_effect_in_its_own_place_and_epoch_only() {
     assert_eq!(outcomes, expected);
     assert_eq!(log.log_end_offset(), 2);
 }
+
+#[test]
+fn what_was_written_while_nobody_read_may_have_left_the_cache() {
+    let dir = scratch();
+    let log = open_with(dir.path(), LogConfig::default(), None).expect("the log opens");
+    append(&log, &Sample::of(2, 100_000, 1), 4);
+    log.set_read(false);
+    append(&log, &Sample::of(2, 100_000, 2), 4);
+    let is_cold = |offsets: std::ops::Range<Offset>| -> Vec<bool> {
+        offsets.map(|o| log.may_have_left_cache(o)).collect()
+    };
+    assert_eq!(is_cold(2..5), [true, true, false]);
+    log.set_read(true);
+    append(&log, &Sample::of(2, 100_000, 3), 5);
+    assert_eq!(is_cold(2..6), [true, true, false, false]);
+    assert_eq!(headers(&bytes_from(&log, 0)).len(), 3);
+}
