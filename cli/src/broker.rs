@@ -3,7 +3,7 @@
 mod decommission;
 mod maintenance;
 
-use crate::output::{self, Table, Target, name_value};
+use crate::output::{Table, Target, name_value};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
@@ -56,61 +56,90 @@ enum Command {
     Decommission(decommission::Decommission),
     /// Change settings of a running broker
     #[command(after_help = "Example:\n  tidelog broker alter 1 --set message.max.bytes=2097152")]
-    Alter {
-        id: i32,
-        /// Set NAME to VALUE; may be given several times
-        #[arg(long, value_name = "NAME=VALUE", value_parser = name_value)]
-        set: Vec<(String, String)>,
-        /// Back to what it was started with
-        #[arg(long, value_name = "NAME")]
-        delete: Vec<String>,
-        /// Only check whether it could be done
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Alter(Alter),
+    /// Forget a broker that was lost, or is no longer wanted; its replicas must be moved away first
+    ///
+    /// A broker of Tidelog that runs then ends, and its id is never taken again: start it anew with an empty
+    /// folder and another id.
+    #[command(after_help = "Example:\n  tidelog broker unregister 3")]
+    Unregister { id: i32 },
+}
+
+#[derive(Debug, Args)]
+struct Alter {
+    id: i32,
+    /// Set NAME to VALUE; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_value)]
+    set: Vec<(String, String)>,
+    /// Back to what it was started with
+    #[arg(long, value_name = "NAME")]
+    delete: Vec<String>,
+    /// Only check whether it could be done
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Broker {
     pub fn run(self) -> Result<()> {
-        output::run(async move {
-            let admin = Admin::new(self.target.client()?).await?;
-            let json = self.target.json();
-            match self.command {
-                Command::List => list(&admin, json).await,
-                Command::Describe { id, all } => describe(&admin, id, all, json).await,
-                Command::Disk { id } => disk(&admin, id, json).await,
+        self.target
+            .administer(async |admin, json| match self.command {
+                Command::List => list(admin, json).await,
+                Command::Describe { id, all } => describe(admin, id, all, json).await,
+                Command::Disk { id } => disk(admin, id, json).await,
                 Command::Maintenance { id, switch, wait } => {
+                    check_listed(admin, id).await?;
                     let limit = Duration::from_secs(wait);
-                    maintenance::switch(&admin, id, switch, limit, json).await
+                    maintenance::switch(admin, id, switch, limit, json).await
                 }
-                Command::Decommission(decommission) => decommission.run(&admin, json).await,
-                Command::Alter {
-                    id,
-                    set,
-                    delete,
-                    dry_run,
-                } => {
-                    let set = set
-                        .into_iter()
-                        .map(|(name, value)| ConfigChange::Set(name, value));
-                    let delete = delete.into_iter().map(ConfigChange::Delete);
-                    let changes: Vec<_> = set.chain(delete).collect();
-                    if changes.is_empty() {
-                        bail!("nothing to change; give --set or --delete");
-                    }
-                    let resource = ConfigResource::Broker(id);
-                    admin.alter_configs(&resource, &changes, dry_run).await?;
-                    let done = if dry_run { "could alter" } else { "altered" };
-                    let mut out = std::io::stdout().lock();
-                    if json {
-                        writeln!(out, "{}", json!({"broker": id, "done": done}))?;
-                    } else {
-                        writeln!(out, "{done} broker {id}")?;
-                    }
-                    Ok(())
+                Command::Decommission(decommission) => decommission.run(admin, json).await,
+                Command::Unregister { id } => {
+                    admin.unregister_broker(id).await?;
+                    done(json, id, "unregistered")
                 }
-            }
-        })
+                Command::Alter(alter) => alter.run(admin, json).await,
+            })
+    }
+}
+
+/// A broker answers for itself: one that is away would only be waited for.
+async fn check_listed(admin: &Admin, id: i32) -> Result<()> {
+    let brokers = admin.describe_cluster().await?.brokers;
+    if !brokers.iter().any(|broker| broker.id == id) {
+        bail!("broker {id} is not there, or down; `tidelog broker list` shows those that are up");
+    }
+    Ok(())
+}
+
+/// Prints what was done: a sentence, or an object.
+fn done(json: bool, id: i32, action: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", json!({"broker": id, "done": action}))?;
+    } else {
+        writeln!(out, "{action} broker {id}")?;
+    }
+    Ok(())
+}
+
+impl Alter {
+    async fn run(self, admin: &Admin, json: bool) -> Result<()> {
+        let set = self.set.into_iter();
+        let set = set.map(|(name, value)| ConfigChange::Set(name, value));
+        let delete = self.delete.into_iter().map(ConfigChange::Delete);
+        let changes: Vec<_> = set.chain(delete).collect();
+        if changes.is_empty() {
+            bail!("nothing to change; give --set or --delete");
+        }
+        check_listed(admin, self.id).await?;
+        let resource = ConfigResource::Broker(self.id);
+        let sent = admin.alter_configs(&resource, &changes, self.dry_run);
+        sent.await?;
+        let action = if self.dry_run {
+            "could alter"
+        } else {
+            "altered"
+        };
+        done(json, self.id, action)
     }
 }
 
@@ -149,6 +178,7 @@ async fn list(admin: &Admin, json: bool) -> Result<()> {
 }
 
 async fn disk(admin: &Admin, id: i32, json: bool) -> Result<()> {
+    check_listed(admin, id).await?;
     let replicas = admin.describe_log_dirs(id).await?;
     let mut out = std::io::stdout().lock();
     let mut table = Table::new(["TOPIC", "PARTITION", "BYTES", "BEHIND", "FOLDER"]);
@@ -177,6 +207,7 @@ async fn disk(admin: &Admin, id: i32, json: bool) -> Result<()> {
 }
 
 async fn describe(admin: &Admin, id: i32, all: bool, json: bool) -> Result<()> {
+    check_listed(admin, id).await?;
     let entries = admin.describe_configs(&ConfigResource::Broker(id)).await?;
     let shown = entries
         .iter()

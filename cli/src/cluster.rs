@@ -3,13 +3,14 @@
 mod backup;
 mod quorum;
 
-use crate::output::{self, Table, Target};
+use crate::output::{Table, Target};
+use crate::topic::moving;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::io::Write;
 use std::sync::Arc;
-use tidelog_client::{Admin, ClusterInfo, PartitionInfo, TopicInfo};
+use tidelog_client::{Admin, ClusterInfo, PartitionInfo, Reassignment, TopicInfo};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  tidelog cluster status\n  tidelog cluster quorum")]
@@ -36,27 +37,26 @@ enum Command {
 
 impl Cluster {
     pub fn run(self) -> Result<()> {
-        output::run(async move {
-            let admin = Admin::new(self.target.client()?).await?;
-            match &self.command {
-                Command::Status => self.status(&admin).await,
-                Command::Backup(backup) => backup.run(&self.target, &admin).await,
-                Command::Restore(restore) => restore.run(&self.target, &admin).await,
-                Command::Quorum => quorum::show(&admin, self.target.json()).await,
-            }
+        let target = &self.target;
+        target.administer(async |admin, json| match &self.command {
+            Command::Status => status(admin, json).await,
+            Command::Backup(backup) => backup.run(target, admin).await,
+            Command::Restore(restore) => restore.run(target, admin).await,
+            Command::Quorum => quorum::show(admin, json).await,
         })
     }
+}
 
-    async fn status(&self, admin: &Admin) -> Result<()> {
-        let cluster = admin.describe_cluster().await?;
-        let topics = admin.list_topics().await?;
-        let status = Status::new(&cluster, &topics);
-        let mut out = std::io::stdout().lock();
-        if self.target.json() {
-            status.print_json(&mut out)
-        } else {
-            status.print_text(&mut out)
-        }
+async fn status(admin: &Admin, json: bool) -> Result<()> {
+    let cluster = admin.describe_cluster().await?;
+    let topics = admin.list_topics().await?;
+    let moving = moving(admin, None).await?;
+    let status = Status::new(&cluster, &topics, &moving);
+    let mut out = std::io::stdout().lock();
+    if json {
+        status.print_json(&mut out)
+    } else {
+        status.print_text(&mut out)
     }
 }
 
@@ -68,6 +68,7 @@ struct Status<'a> {
     /// `TOPIC-PARTITION` of each.
     without_leader: Vec<String>,
     under_replicated: Vec<String>,
+    moving: Vec<String>,
 }
 
 struct BrokerStatus {
@@ -81,7 +82,11 @@ struct BrokerStatus {
 }
 
 impl<'a> Status<'a> {
-    fn new(cluster: &'a ClusterInfo, topics: &[Arc<TopicInfo>]) -> Status<'a> {
+    fn new(
+        cluster: &'a ClusterInfo,
+        topics: &[Arc<TopicInfo>],
+        moving: &[Reassignment],
+    ) -> Status<'a> {
         let partitions: Vec<(&TopicInfo, &PartitionInfo)> = topics
             .iter()
             .flat_map(|topic| topic.partitions.iter().map(move |p| (&**topic, p)))
@@ -117,6 +122,7 @@ impl<'a> Status<'a> {
             partitions: partitions.len(),
             without_leader: named(&|p| p.leader.is_none()),
             under_replicated: named(&|p| p.in_sync.len() < p.replicas.len()),
+            moving: moving.iter().map(|m| m.partition.to_string()).collect(),
         }
     }
 
@@ -129,6 +135,7 @@ impl<'a> Status<'a> {
         writeln!(out, "partitions  {}", self.partitions)?;
         writeln!(out, "no leader   {}", list(&self.without_leader))?;
         writeln!(out, "behind      {}", list(&self.under_replicated))?;
+        writeln!(out, "moving      {}", list(&self.moving))?;
         writeln!(out)?;
         let mut table = Table::new(["BROKER", "ADDRESS", "RACK", "LEADERS", "REPLICAS", "BEHIND"]);
         for broker in &self.brokers {
@@ -162,6 +169,7 @@ impl<'a> Status<'a> {
             "partitions": self.partitions,
             "partitions_without_leader": self.without_leader,
             "partitions_under_replicated": self.under_replicated,
+            "partitions_moving": self.moving,
             "brokers": brokers.collect::<Vec<_>>(),
         });
         Ok(writeln!(out, "{status}")?)

@@ -1,7 +1,8 @@
 //! `tidelog group`: consumer groups, how far they have come, and setting them back or forth.
 
 use crate::date_time;
-use crate::output::{self, Table, Target};
+use crate::output::{Table, Target};
+use crate::places::{self, Places, places};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -78,30 +79,6 @@ struct ResetOffsets {
     execute: bool,
 }
 
-/// A topic, and some of its partitions unless all are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Places {
-    topic: String,
-    partitions: Option<Vec<i32>>,
-}
-
-fn places(text: &str) -> Result<Places, String> {
-    let Some((topic, partitions)) = text.rsplit_once(':') else {
-        return Ok(Places {
-            topic: text.to_owned(),
-            partitions: None,
-        });
-    };
-    let numbers = partitions
-        .split(',')
-        .map(|n| n.parse().ok().filter(|&n| n >= 0));
-    let numbers: Option<Vec<i32>> = numbers.collect();
-    Ok(Places {
-        topic: topic.to_owned(),
-        partitions: Some(numbers.ok_or("give TOPIC:PARTITION,...")?),
-    })
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
     At(StartPosition),
@@ -157,19 +134,16 @@ const DEAD: &str = "Dead";
 
 impl Group {
     pub fn run(self) -> Result<()> {
-        output::run(async move {
-            let admin = Admin::new(self.target.client()?).await?;
-            let json = self.target.json();
-            match self.command {
-                Command::List => list(&admin, json).await,
-                Command::Describe { group } => describe(&admin, &group, json).await,
-                Command::ResetOffsets(reset) => reset.run(&admin, json).await,
+        self.target
+            .administer(async |admin, json| match self.command {
+                Command::List => list(admin, json).await,
+                Command::Describe { group } => describe(admin, &group, json).await,
+                Command::ResetOffsets(reset) => reset.run(admin, json).await,
                 Command::DeleteOffsets { group, topic } => {
-                    delete_offsets(&admin, &group, &topic, json).await
+                    delete_offsets(admin, &group, &topic, json).await
                 }
-                Command::Delete { groups } => delete(&admin, &groups, json).await,
-            }
-        })
+                Command::Delete { groups } => delete(admin, &groups, json).await,
+            })
     }
 }
 
@@ -324,13 +298,7 @@ async fn delete(admin: &Admin, groups: &[String], json: bool) -> Result<()> {
 
 async fn delete_offsets(admin: &Admin, group: &str, of: &[Places], json: bool) -> Result<()> {
     let committed = admin.group_offsets(group).await?;
-    let wanted = |place: &&TopicPartition| {
-        let named = |p: &Places| {
-            let partitions = p.partitions.as_ref();
-            p.topic == *place.topic && partitions.is_none_or(|all| all.contains(&place.partition))
-        };
-        of.iter().any(named)
-    };
+    let wanted = |place: &&TopicPartition| of.iter().any(|named| named.contains(place));
     let places: Vec<TopicPartition> = committed.keys().filter(wanted).cloned().collect();
     if places.is_empty() {
         bail!(
@@ -338,7 +306,8 @@ async fn delete_offsets(admin: &Admin, group: &str, of: &[Places], json: bool) -
              what it has"
         );
     }
-    admin.delete_group_offsets(group, &places).await?;
+    let deleted = admin.delete_group_offsets(group, &places).await;
+    deleted.map_err(|error| explain(error, group))?;
     let mut out = std::io::stdout().lock();
     for place in places {
         if json {
@@ -356,7 +325,7 @@ async fn delete_offsets(admin: &Admin, group: &str, of: &[Places], json: bool) -
 
 fn explain(error: Error, group: &str) -> anyhow::Error {
     match error.code() {
-        Some(ErrorCode::NON_EMPTY_GROUP) => anyhow::anyhow!(
+        Some(ErrorCode::NON_EMPTY_GROUP | ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC) => anyhow::anyhow!(
             "group {group:?} has members; stop them first (`tidelog group describe {group}` shows them)"
         ),
         Some(ErrorCode::GROUP_ID_NOT_FOUND) => anyhow::anyhow!(
@@ -399,24 +368,7 @@ impl ResetOffsets {
         if self.all_topics {
             return Ok(committed.keys().cloned().collect());
         }
-        let mut all = BTreeSet::new();
-        for Places { topic, partitions } in &self.topic {
-            let info = admin.describe_topic(topic).await?;
-            let partitions = match partitions {
-                Some(partitions) => partitions.clone(),
-                None => info.partitions.iter().map(|p| p.index).collect(),
-            };
-            if let Some(beyond) = partitions.iter().find(|&&p| info.partition(p).is_none()) {
-                let count = info.partitions.len();
-                bail!("topic {topic:?} has no partition {beyond}; it has {count}, counted from 0");
-            }
-            all.extend(
-                partitions
-                    .iter()
-                    .map(|&p| TopicPartition::new(topic.as_str(), p)),
-            );
-        }
-        Ok(all)
+        places::find(admin, &self.topic).await
     }
 
     fn print(
@@ -506,16 +458,6 @@ mod tests {
         assert_eq!(to("7d"), Ok(To::Ago(604_800_000)));
         for wrong in ["", "x", "--1", "@-1", "@", "h", "-2h", "99999999999999999d"] {
             to(wrong).unwrap_err();
-        }
-    }
-
-    #[test]
-    fn places_are_a_topic_with_or_without_partitions() {
-        let all = places("orders").unwrap();
-        assert_eq!((all.topic.as_str(), all.partitions), ("orders", None));
-        assert_eq!(places("orders:0,2").unwrap().partitions, Some(vec![0, 2]));
-        for wrong in ["orders:", "orders:x", "orders:1,-2"] {
-            places(wrong).unwrap_err();
         }
     }
 

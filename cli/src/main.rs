@@ -13,6 +13,7 @@ mod group;
 mod health;
 mod log;
 mod output;
+mod places;
 mod produce;
 mod profile;
 mod start;
@@ -51,7 +52,7 @@ enum Command {
         after_help = "Example:\n  tidelog config show --config broker.toml"
     )]
     Config(config::Config),
-    /// Create, list, describe, alter and delete topics
+    /// Create, list, describe, alter, move and delete topics
     Topic(topic::Topic),
     /// Write lines as records
     Produce(produce::Produce),

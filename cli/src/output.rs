@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use std::future::Future;
 use std::io::{self, Write};
 use std::time::Duration;
-use tidelog_client::ClientConfig;
+use tidelog_client::{Admin, ClientConfig};
 
 /// Where `tidelog dev` starts a cluster.
 const BOOTSTRAP: &str = "127.0.0.1:9092";
@@ -78,6 +78,17 @@ impl Target {
     pub fn json(&self) -> bool {
         self.output == Output::Json
     }
+
+    /// Runs a command against the cluster to its end; it is told whether to print JSON.
+    ///
+    /// # Errors
+    /// The command's, with what can be done about it.
+    pub fn administer(&self, command: impl AsyncFnOnce(&Admin, bool) -> Result<()>) -> Result<()> {
+        run(async {
+            let admin = Admin::new(self.client()?).await?;
+            command(&admin, self.json()).await
+        })
+    }
 }
 
 /// Runs a command to its end. A reader of a pipe that had enough is no failure.
@@ -115,6 +126,9 @@ pub fn with_remedy(error: Error) -> Error {
         ),
         Some(Client::Broker { code, .. }) if *code == ErrorCode::OFFSET_OUT_OF_RANGE => {
             "`tidelog topic describe` shows the offsets that are kept".to_owned()
+        }
+        Some(Client::Broker { code, .. }) if *code == ErrorCode::BROKER_ID_NOT_REGISTERED => {
+            "`tidelog broker list` shows those that are there".to_owned()
         }
         _ => return error,
     };

@@ -1,15 +1,17 @@
-//! `tidelog topic`: create, list, describe, alter and delete topics.
+//! `tidelog topic`: create, list, describe, alter, move and delete topics.
 
-use crate::output::{self, Table, Target, ids, name_value, topic_id};
+mod describe;
+mod elect;
+mod moves;
+
+pub use moves::moving;
+
+use crate::output::{self, Table, Target, name_value, topic_id};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
-use std::collections::HashMap;
+use serde_json::json;
 use std::io::Write;
-use tidelog_client::{
-    Admin, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, NewTopic, StartPosition,
-    TopicInfo, TopicPartition,
-};
+use tidelog_client::{Admin, ConfigChange, ConfigResource, NewTopic, TopicInfo, TopicPartition};
 
 #[derive(Debug, Args)]
 #[command(
@@ -33,7 +35,7 @@ enum Command {
     List(List),
     /// Show topics with their partitions and settings
     #[command(after_help = "Example:\n  tidelog topic describe orders --all-configs")]
-    Describe(Describe),
+    Describe(describe::Describe),
     /// Change a topic's settings, or give it more partitions
     #[command(
         after_help = "Example: tidelog topic alter orders --config retention.ms=3600000 \
@@ -47,6 +49,16 @@ enum Command {
                       tidelog topic delete-records orders --before end"
     )]
     DeleteRecords(DeleteRecords),
+    /// Move partitions to other brokers, change how many replicas they have, or cancel moves
+    #[command(
+        after_help = "Examples:\n  tidelog topic move orders:0 --to 4,2,3 --wait 600\n  \
+                      tidelog topic move orders payments --to 1,2,3,4,5 --replicas 3\n  \
+                      tidelog topic move orders --cancel"
+    )]
+    Move(moves::Move),
+    /// Let the preferred replicas lead again, or any that lives
+    #[command(after_help = "Examples:\n  tidelog topic elect\n  tidelog topic elect orders:0,2")]
+    Elect(elect::Elect),
     /// Delete topics with all their records
     #[command(after_help = "Example:\n  tidelog topic delete orders")]
     Delete(Delete),
@@ -74,15 +86,6 @@ struct List {
     /// Also those the cluster made for itself
     #[arg(long)]
     internal: bool,
-}
-
-#[derive(Debug, Args)]
-struct Describe {
-    #[arg(required = true)]
-    names: Vec<String>,
-    /// Also settings that have their default value
-    #[arg(long)]
-    all_configs: bool,
 }
 
 #[derive(Debug, Args)]
@@ -131,18 +134,17 @@ fn before(text: &str) -> Result<Before, String> {
 
 impl Topic {
     pub fn run(self) -> Result<()> {
-        output::run(async move {
-            let admin = Admin::new(self.target.client()?).await?;
-            let json = self.target.json();
-            match self.command {
-                Command::Create(create) => create.run(&admin, json).await,
-                Command::List(list) => list.run(&admin, json).await,
-                Command::Describe(describe) => describe.run(&admin, json).await,
-                Command::Alter(alter) => alter.run(&admin, json).await,
-                Command::DeleteRecords(delete) => delete.run(&admin, json).await,
-                Command::Delete(delete) => delete.run(&admin, json).await,
-            }
-        })
+        self.target
+            .administer(async |admin, json| match self.command {
+                Command::Create(create) => create.run(admin, json).await,
+                Command::List(list) => list.run(admin, json).await,
+                Command::Describe(describe) => describe.run(admin, json).await,
+                Command::Alter(alter) => alter.run(admin, json).await,
+                Command::DeleteRecords(delete) => delete.run(admin, json).await,
+                Command::Move(moves) => moves.run(admin, json).await,
+                Command::Elect(elect) => elect.run(admin, json).await,
+                Command::Delete(delete) => delete.run(admin, json).await,
+            })
     }
 }
 
@@ -213,131 +215,6 @@ fn replication_factor(topic: &TopicInfo) -> usize {
         .map(|p| p.replicas.len())
         .max()
         .unwrap_or(0)
-}
-
-impl Describe {
-    async fn run(self, admin: &Admin, json: bool) -> Result<()> {
-        for (i, name) in self.names.iter().enumerate() {
-            let topic = admin.describe_topic(name).await?;
-            let resource = ConfigResource::Topic(name.clone());
-            let mut configs = admin.describe_configs(&resource).await?;
-            configs.retain(|c| self.all_configs || c.source == ConfigSource::Topic);
-            let bounds = Bounds::find(admin, &topic).await?;
-            let mut out = std::io::stdout().lock();
-            if json {
-                writeln!(out, "{}", as_json(&topic, &configs, &bounds))?;
-                continue;
-            }
-            if i > 0 {
-                writeln!(out)?;
-            }
-            print_text(&mut out, &topic, &configs, &bounds)?;
-        }
-        Ok(())
-    }
-}
-
-/// First and end offsets by partition; partitions without a leader are left out.
-struct Bounds {
-    start: HashMap<i32, i64>,
-    end: HashMap<i32, i64>,
-}
-
-impl Bounds {
-    async fn find(admin: &Admin, topic: &TopicInfo) -> Result<Bounds> {
-        let led: Vec<i32> = topic
-            .partitions
-            .iter()
-            .filter(|p| p.leader.is_some())
-            .map(|p| p.index)
-            .collect();
-        let find = async |position: StartPosition| {
-            let places = led.iter().map(|&p| (topic.name.clone(), p, position));
-            let found = admin.offsets(places).await?;
-            anyhow::Ok(
-                found
-                    .into_iter()
-                    .map(|(_, p, offset)| (p, offset))
-                    .collect(),
-            )
-        };
-        Ok(Bounds {
-            start: find(StartPosition::Earliest).await?,
-            end: find(StartPosition::Latest).await?,
-        })
-    }
-}
-
-fn print_text(
-    out: &mut impl Write,
-    topic: &TopicInfo,
-    configs: &[ConfigEntry],
-    bounds: &Bounds,
-) -> Result<()> {
-    writeln!(out, "topic       {}", topic.name)?;
-    writeln!(out, "id          {}", topic_id(&topic.id))?;
-    writeln!(out, "partitions  {}", topic.partitions.len())?;
-    writeln!(out, "replicas    {}", replication_factor(topic))?;
-    for config in configs {
-        let value = config.value.as_deref().unwrap_or("(secret)");
-        writeln!(out, "{} = {value}  ({})", config.name, config.source)?;
-    }
-    writeln!(out)?;
-    let header = [
-        "PARTITION",
-        "LEADER",
-        "EPOCH",
-        "REPLICAS",
-        "IN SYNC",
-        "START",
-        "END",
-    ];
-    let mut table = Table::new(header);
-    let or_none = |offset: Option<&i64>| offset.map_or("-".to_owned(), i64::to_string);
-    for partition in &topic.partitions {
-        table.row([
-            partition.index.to_string(),
-            partition
-                .leader
-                .map_or("none".to_owned(), |id| id.to_string()),
-            partition.leader_epoch.to_string(),
-            ids(&partition.replicas),
-            ids(&partition.in_sync),
-            or_none(bounds.start.get(&partition.index)),
-            or_none(bounds.end.get(&partition.index)),
-        ]);
-    }
-    Ok(table.print(out)?)
-}
-
-fn as_json(topic: &TopicInfo, configs: &[ConfigEntry], bounds: &Bounds) -> Value {
-    let partitions = topic.partitions.iter().map(|p| {
-        json!({
-            "partition": p.index,
-            "leader": p.leader,
-            "leader_epoch": p.leader_epoch,
-            "replicas": p.replicas,
-            "in_sync": p.in_sync,
-            "offline": p.offline,
-            "start_offset": bounds.start.get(&p.index),
-            "end_offset": bounds.end.get(&p.index),
-        })
-    });
-    let configs = configs.iter().map(|c| {
-        json!({
-            "name": c.name,
-            "value": c.value,
-            "source": c.source.to_string(),
-            "read_only": c.read_only,
-        })
-    });
-    json!({
-        "name": topic.name,
-        "id": topic_id(&topic.id),
-        "internal": topic.internal,
-        "configs": configs.collect::<Vec<_>>(),
-        "partitions": partitions.collect::<Vec<_>>(),
-    })
 }
 
 impl Alter {

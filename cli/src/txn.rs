@@ -1,6 +1,6 @@
 //! `tidelog txn`: transactions.
 
-use crate::output::{self, Table, Target};
+use crate::output::{Table, Target};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -85,21 +85,18 @@ struct Abort {
 
 impl Txn {
     pub fn run(self) -> Result<()> {
-        output::run(async move {
-            let admin = Admin::new(self.target.client()?).await?;
-            let json = self.target.json();
-            match self.command {
-                Command::List(filters) => list(&admin, filters, json).await,
+        self.target
+            .administer(async |admin, json| match self.command {
+                Command::List(filters) => list(admin, filters, json).await,
                 Command::Describe { transactional_id } => {
-                    describe(&admin, &transactional_id, json).await
+                    describe(admin, &transactional_id, json).await
                 }
                 Command::Producers { topic, partition } => {
                     let partition = TopicPartition::new(topic.as_str(), partition);
-                    producers(&admin, &partition, json).await
+                    producers(admin, &partition, json).await
                 }
-                Command::Abort(abort) => abort.run(&admin, json).await,
-            }
-        })
+                Command::Abort(abort) => abort.run(admin, json).await,
+            })
     }
 }
 

@@ -32,7 +32,8 @@ mod versions;
 pub use admin::{
     Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, Election,
     GroupDescription, GroupListing, GroupMember, MetadataQuorum, NewTopic, PartitionProducer,
-    QuorumReplica, ReplicaOnDisk, TransactionDescription, TransactionFilters, TransactionListing,
+    QuorumReplica, Reassignment, ReplicaOnDisk, TransactionDescription, TransactionFilters,
+    TransactionListing,
 };
 pub use compression::Compression;
 pub use config::ClientConfig;

@@ -279,6 +279,31 @@ pub struct RecordView<'a> {
     pub timestamp: i64,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
+    /// What follows: the number of headers, then each.
+    rest: &'a [u8],
+}
+
+/// A record's header: its key and value.
+pub type RecordHeader<'a> = (&'a [u8], Option<&'a [u8]>);
+
+impl<'a> RecordView<'a> {
+    /// The headers in their order; the broker itself never looks at them.
+    ///
+    /// # Errors
+    /// [`BatchError::Invalid`] when they cannot be parsed.
+    pub fn headers(&self) -> Result<Vec<RecordHeader<'a>>, BatchError> {
+        let mut rest = Varints(self.rest);
+        let mut parse = || {
+            let count = usize::try_from(rest.varint()?).ok()?;
+            // Each takes two bytes at least.
+            let mut headers = Vec::with_capacity(count.min(rest.0.len() / 2));
+            for _ in 0..count {
+                headers.push((rest.nullable()??, rest.nullable()?));
+            }
+            rest.0.is_empty().then_some(headers)
+        };
+        parse().ok_or_else(|| BatchError::Invalid("a record's headers are malformed".to_owned()))
+    }
 }
 
 /// Walks the records of one whole batch, decompressing when needed, until `visit` returns false.
@@ -356,6 +381,7 @@ impl<'a> Varints<'a> {
             timestamp,
             key: self.nullable()?,
             value: self.nullable()?,
+            rest: self.0,
         })
     }
 }

@@ -6,11 +6,10 @@ mod records;
 mod topic;
 mod transactions;
 
-use crate::output::{self, Target};
+use crate::output::Target;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use records::Records;
-use tidelog_client::Admin;
 use transactions::Transactions;
 
 #[derive(Debug, Args)]
@@ -40,12 +39,9 @@ enum Load {
 
 impl Bench {
     pub fn run(self) -> Result<()> {
-        output::run(async move {
-            let admin = Admin::new(self.target.client()?).await?;
-            match self.load {
-                Some(Load::Transactions(load)) => load.run(&self.target, &admin).await,
-                None => self.records.run(&self.target, &admin).await,
-            }
+        self.target.administer(async |admin, _| match self.load {
+            Some(Load::Transactions(load)) => load.run(&self.target, admin).await,
+            None => self.records.run(&self.target, admin).await,
         })
     }
 }

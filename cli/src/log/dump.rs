@@ -1,4 +1,4 @@
-//! `tidelog log dump`: the batches and records of segments, the entries of indexes.
+//! `tidelog log dump`: the batches and records of segments, the entries of indexes, aborted transactions.
 
 use super::partition_folders;
 use crate::consume::insert_bytes;
@@ -11,7 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use tidelog_storage::batch::{EndTxnMarker, RecordView, for_each_record};
 use tidelog_storage::log::inspect::{
-    SegmentBatch, SegmentPart, SegmentReader, offset_index, segments, time_index,
+    AbortedTransaction, SegmentBatch, SegmentPart, SegmentReader, aborted_transactions,
+    offset_index, segments, time_index,
 };
 
 /// Bytes of a key or value that are shown to people.
@@ -19,7 +20,7 @@ const SHOWN_BYTES: usize = 200;
 
 #[derive(Debug, Args)]
 pub struct Dump {
-    /// Segments (.log), indexes (.index, .timeindex) or folders of partitions
+    /// Segments (.log), indexes (.index, .timeindex), aborted transactions (.txnindex) or folders of partitions
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Also the records of each batch
@@ -71,8 +72,14 @@ impl Dump {
                 }
                 Ok(())
             }
+            Some("txnindex") => {
+                for entry in aborted_transactions(file)? {
+                    printer.entry(|| aborted_text(&entry), || aborted_json(&entry))?;
+                }
+                Ok(())
+            }
             _ => bail!(
-                "{} is no .log, .index or .timeindex file; `tidelog log journal` reads the journal",
+                "{} is no .log, .index, .timeindex or .txnindex file; `tidelog log journal` reads the journal",
                 file.display()
             ),
         }
@@ -221,8 +228,23 @@ fn batch_json(batch: &SegmentBatch) -> Value {
     })
 }
 
-fn record_text(record: &RecordView<'_>) -> String {
-    let shown = |bytes: Option<&[u8]>| match bytes {
+fn aborted_text(entry: &AbortedTransaction) -> String {
+    format!(
+        "producer {}  offsets {}..{}  last stable {}",
+        entry.producer_id, entry.first_offset, entry.last_offset, entry.last_stable_offset
+    )
+}
+
+fn aborted_json(entry: &AbortedTransaction) -> Value {
+    json!({
+        "producer_id": entry.producer_id, "first_offset": entry.first_offset,
+        "last_offset": entry.last_offset, "last_stable_offset": entry.last_stable_offset,
+    })
+}
+
+/// For people: not all of what is long.
+fn shown(bytes: Option<&[u8]>) -> String {
+    match bytes {
         None => "null".to_owned(),
         Some(bytes) if bytes.len() > SHOWN_BYTES => {
             let left = bytes.len() - SHOWN_BYTES;
@@ -232,26 +254,48 @@ fn record_text(record: &RecordView<'_>) -> String {
             )
         }
         Some(bytes) => format!("\"{}\"", bytes.escape_ascii()),
-    };
-    format!(
+    }
+}
+
+fn record_text(record: &RecordView<'_>) -> String {
+    let mut text = format!(
         "offset {}  time {}  key {}  value {}",
         record.offset,
         record.timestamp,
         shown(record.key),
         shown(record.value)
-    )
+    );
+    match record.headers() {
+        Ok(headers) => {
+            for (key, value) in headers {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "  header {}={}", key.escape_ascii(), shown(value));
+            }
+        }
+        Err(error) => drop(write!(text, "  {error}")),
+    }
+    text
 }
 
 fn record_json(record: &RecordView<'_>) -> Value {
     let mut object = Map::new();
     object.insert("offset".into(), json!(record.offset));
     object.insert("timestamp_ms".into(), json!(record.timestamp));
+    let copied = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
     for (name, bytes) in [("key", record.key), ("value", record.value)] {
-        insert_bytes(
-            &mut object,
-            name,
-            bytes.map(Bytes::copy_from_slice).as_ref(),
-        );
+        insert_bytes(&mut object, name, copied(bytes).as_ref());
+    }
+    match record.headers() {
+        Ok(headers) => {
+            let headers = headers.into_iter().map(|(key, value)| {
+                let mut header = Map::new();
+                insert_bytes(&mut header, "key", copied(Some(key)).as_ref());
+                insert_bytes(&mut header, "value", copied(value).as_ref());
+                Value::Object(header)
+            });
+            object.insert("headers".into(), headers.collect());
+        }
+        Err(error) => drop(object.insert("headers_unreadable".into(), json!(error.to_string()))),
     }
     Value::Object(object)
 }

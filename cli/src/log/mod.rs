@@ -34,11 +34,11 @@ enum Command {
         /// The broker's data.dir, or the folder of one partition
         folder: PathBuf,
     },
-    /// Print the batches of segments, or the entries of their indexes
+    /// Print the batches of segments, the entries of their indexes, or the aborted transactions in them
     #[command(
         after_help = "Examples:\n  tidelog log dump tidelog-data/1/partitions/orders-0\n  \
                       tidelog log dump 00000000000000000000.log --records --output json\n  \
-                      tidelog log dump 00000000000000000000.index"
+                      tidelog log dump 00000000000000000000.index 00000000000000000000.txnindex"
     )]
     Dump(dump::Dump),
     /// Print the batches of the journal, or the Raft records in them

@@ -11,7 +11,8 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use tidelog_storage::journal::inspect::state;
 use tidelog_storage::log::inspect::{
-    IndexedOffset, SegmentPart, SegmentReader, gaps_below, offset_index, segments, time_index,
+    IndexedOffset, SegmentPart, SegmentReader, aborted_transactions, gaps_below, offset_index,
+    segments, time_index,
 };
 
 const COPIED: &str = "start the broker: whoever reads there gets an error that can be retried while the \
@@ -19,6 +20,8 @@ const COPIED: &str = "start the broker: whoever reads there gets an error that c
 const CUT: &str = "nothing to do: it was being written; a start goes back to the last checkpoint and applies the \
      journal again";
 const INDEX: &str = "stop the broker and remove this file; a start builds it anew from the segment";
+const ABORTED: &str =
+    "start the broker: it builds this file anew from the segments; do not remove it";
 const MISSING: &str = "these records are gone from this replica; keep the other replicas running, and restore the \
      whole folder from a copy or see docs/operations.md";
 const NOTES: &str = "the broker does not open this partition and serves the others; keep the other replicas running \
@@ -133,6 +136,16 @@ impl Report {
         self.segments += 1;
         let base = path.file_stem().and_then(|s| s.to_str()?.parse().ok());
         let base: i64 = base.unwrap_or(0);
+        let aborted = path.with_extension("txnindex");
+        if let Err(error) = aborted_transactions(&aborted) {
+            let remedy = if last { CUT } else { ABORTED };
+            self.add(
+                !last,
+                aborted.display().to_string(),
+                error.to_string(),
+                remedy,
+            );
+        }
         let mut index = IndexCheck::new(path, self);
         let mut hole = next.is_some_and(|next| next < base).then_some(0);
         next.get_or_insert(base);

@@ -1,18 +1,21 @@
-//! Administration: topics here, settings in `configs`, elections of leaders in `elections`, consumer groups in
-//! `groups`, what brokers hold of partitions in `partitions`, the metadata quorum in `quorum`, transactions
-//! in `transactions`.
+//! Administration: topics here, brokers that leave in `brokers`, settings in `configs`, elections of leaders in
+//! `elections`, consumer groups in `groups`, what brokers hold of partitions in `partitions`, the metadata quorum
+//! in `quorum`, partitions that move in `reassignments`, transactions in `transactions`.
 
+mod brokers;
 mod configs;
 mod elections;
 mod groups;
 mod partitions;
 mod quorum;
+mod reassignments;
 mod transactions;
 
 pub use elections::Election;
 pub use groups::{GroupDescription, GroupListing, GroupMember};
 pub use partitions::{PartitionProducer, ReplicaOnDisk};
 pub use quorum::{MetadataQuorum, QuorumReplica};
+pub use reassignments::Reassignment;
 pub use transactions::{TransactionDescription, TransactionFilters, TransactionListing};
 
 pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};

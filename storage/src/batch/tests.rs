@@ -49,6 +49,43 @@ fn records_come_back_from_every_codec() {
     }
 }
 
+/// A batch of one record that ends with these bytes where its headers are.
+fn with_headers(headers: &[u8]) -> bytes::Bytes {
+    let sample = Sample::of(1, 4, 5_000);
+    let plain = sample.build();
+    // All but the number of headers, which is the last byte; lengths below 64 take one byte.
+    let mut record = plain[HEADER_BYTES..plain.len() - 1].to_vec();
+    record.extend_from_slice(headers);
+    record[0] = ((record.len() - 1) * 2) as u8;
+    sample.build_with_body(&record)
+}
+
+#[test]
+fn headers_come_back_in_order_and_malformed_ones_are_told() {
+    let headers = |tail: &[u8]| {
+        let mut found = None;
+        for_each_record(&with_headers(tail), |record| {
+            let owned = |(key, value): &RecordHeader<'_>| (key.to_vec(), value.map(<[u8]>::to_vec));
+            found = Some(
+                record
+                    .headers()
+                    .map(|h| h.iter().map(owned).collect::<Vec<_>>()),
+            );
+            true
+        })
+        .expect("a record");
+        found.expect("a record")
+    };
+    assert_eq!(headers(&[0]), Ok(vec![]));
+    let two = [4, 2, b'a', 4, b'1', b'2', 0, 1];
+    let expected = vec![(b"a".to_vec(), Some(b"12".to_vec())), (vec![], None)];
+    assert_eq!(headers(&two), Ok(expected));
+    // Cut, too many, a negative count, a key that is null.
+    for wrong in [&two[..7], &[0, 0], &[1], &[2, 1, 1]] {
+        headers(wrong).unwrap_err();
+    }
+}
+
 #[test]
 fn records_come_back_from_xerial_snappy() {
     let plain = Sample::of(300, 400, 1).build();

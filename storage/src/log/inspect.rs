@@ -2,6 +2,8 @@
 //! broker or after it has stopped. Reads only, in bounded memory, and goes on behind damage.
 
 use super::index::{OFFSET_ENTRY_BYTES, TIME_ENTRY_BYTES, be_u32, read_file};
+pub use super::txn_index::AbortedTransaction;
+use super::txn_index::ENTRY_BYTES as TXN_ENTRY_BYTES;
 use crate::batch::{BatchHeader, HEADER_BYTES, batch_crc, for_each_record};
 use crate::error::StorageError;
 use crate::ids::Offset;
@@ -39,7 +41,9 @@ pub enum SegmentPart {
 /// # Errors
 /// [`StorageError::Io`] when the folder cannot be read.
 pub fn segments(dir: &Path) -> Result<Vec<(Offset, PathBuf)>, StorageError> {
-    super::files::named_by_offset(dir, "log")
+    let mut segments = super::files::named_by_offset(dir, "log")?;
+    segments.sort_unstable();
+    Ok(segments)
 }
 
 /// Offsets may be missing between batches of segments that begin below this: compaction has been there.
@@ -279,6 +283,24 @@ pub fn time_index(path: &Path) -> Result<Vec<IndexedTime>, StorageError> {
     let grows =
         |a: &IndexedTime, b: &IndexedTime| a.timestamp_ms < b.timestamp_ms && a.offset <= b.offset;
     entries(path, TIME_ENTRY_BYTES, entry, grows)
+}
+
+/// The aborted transactions of a segment's `.txnindex` file; a file that is not there has none.
+///
+/// # Errors
+/// [`StorageError::Io`]; [`StorageError::Corrupt`] when entries are cut, damaged, or their markers are not in
+/// order.
+pub fn aborted_transactions(path: &Path) -> Result<Vec<AbortedTransaction>, StorageError> {
+    let base = base_of(path)?;
+    let grows = |a: &Option<AbortedTransaction>, b: &Option<AbortedTransaction>| {
+        a.zip(*b)
+            .is_some_and(|(a, b)| a.last_offset < b.last_offset)
+    };
+    let entries = entries(path, TXN_ENTRY_BYTES, AbortedTransaction::parse, grows)?;
+    let whole: Option<Vec<_>> = entries.into_iter().collect();
+    // All the others come after the first.
+    let whole = whole.filter(|all| all.first().is_none_or(|first| first.last_offset >= base));
+    whole.ok_or_else(|| StorageError::corrupt(path, "entry 0 is damaged"))
 }
 
 fn base_of(path: &Path) -> Result<Offset, StorageError> {

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const ENTRY_BYTES: usize = 34;
+pub(super) const ENTRY_BYTES: usize = 34;
 
 /// One aborted transaction in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl AbortedTransaction {
         out
     }
 
-    fn parse(entry: &[u8]) -> Option<AbortedTransaction> {
+    pub(super) fn parse(entry: &[u8]) -> Option<AbortedTransaction> {
         let field = |at: usize| Some(i64::from_be_bytes(entry.get(at..at + 8)?.try_into().ok()?));
         let parsed = AbortedTransaction {
             producer_id: field(2)?,

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 use tidelog_client::{
     Admin, ConfigChange, ConfigResource, Consumer, ConsumerConfig, Election, Error, ErrorCode,
-    GroupConfig, Isolation, PartitionProducer, Producer, ProducerConfig, Record, StartPosition,
-    TopicPartition,
+    GroupConfig, Isolation, NewTopic, PartitionProducer, Producer, ProducerConfig, Record,
+    StartPosition, TopicPartition,
 };
 
 /// Asks again for a while: news takes a moment to reach every broker.
@@ -62,7 +62,6 @@ pub async fn what_has_settings_is_listed(bootstrap: &str) -> Result<()> {
 /// The preferred leader leads a new topic already, which is told for each partition; partitions that
 /// are not there are told too.
 pub async fn leaders_are_elected_where_that_is_needed(bootstrap: &str) -> Result<()> {
-    const ELECTION_NOT_NEEDED: ErrorCode = ErrorCode(84);
     let topic = topic(bootstrap, "elect", 1).await?;
     let admin = Admin::new(client(bootstrap)).await?;
     let place = TopicPartition::new(topic.as_str(), 0);
@@ -81,7 +80,7 @@ pub async fn leaders_are_elected_where_that_is_needed(bootstrap: &str) -> Result
             unknown == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             "{outcomes:?}"
         );
-        if code(&place) == Some(ELECTION_NOT_NEEDED) {
+        if code(&place) == Some(ErrorCode::ELECTION_NOT_NEEDED) {
             break;
         }
         patience.wait("the preferred leader leads").await?;
@@ -89,6 +88,82 @@ pub async fn leaders_are_elected_where_that_is_needed(bootstrap: &str) -> Result
     let info = admin.describe_topic(&topic).await?;
     let partition = &info.partitions[0];
     ensure!(partition.leader == partition.replicas.first().copied());
+    Ok(())
+}
+
+/// A partition moves from one broker to two others and is listed no more; what cannot be is told, also of
+/// a broker to forget.
+pub async fn partitions_move_to_other_brokers(bootstrap: &str) -> Result<()> {
+    let admin = Admin::new(client(bootstrap)).await?;
+    let brokers = admin.describe_cluster().await?.brokers;
+    let ids: Vec<i32> = brokers.iter().map(|broker| broker.id).collect();
+    ensure!(ids.len() >= 3, "needs three brokers: {ids:?}");
+    let topic = fresh("moved");
+    let new = NewTopic {
+        name: topic.clone(),
+        assignments: vec![vec![ids[0]]],
+        ..NewTopic::default()
+    };
+    admin.create_topic(&new, false).await?;
+    write(bootstrap, &topic, 1, 0..100).await?;
+    let place = TopicPartition::new(topic.as_str(), 0);
+    let places = [place.clone()];
+
+    let target = vec![ids[2], ids[1]];
+    let missing = TopicPartition::new(fresh("missing").as_str(), 0);
+    let asked = [
+        (place.clone(), Some(target.clone())),
+        (missing.clone(), Some(target.clone())),
+    ];
+    let outcomes = admin.alter_reassignments(&asked.into()).await?;
+    ensure!(matches!(outcomes.get(&place), Some(Ok(()))), "{outcomes:?}");
+    let code = |outcome: Option<&Result<(), Error>>| outcome?.as_ref().err()?.code();
+    let told = code(outcomes.get(&missing));
+    ensure!(
+        told == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        "{told:?}"
+    );
+    let patience = Patience::new();
+    loop {
+        let moving = admin.list_reassignments(Some(&places)).await?;
+        for one in &moving {
+            ensure!(one.partition == place && one.to() == target, "{one:?}");
+        }
+        let all = admin.list_reassignments(None).await?;
+        let listed = all.iter().any(|one| one.partition == place);
+        let replicas = admin.describe_topic(&topic).await?.partitions[0]
+            .replicas
+            .clone();
+        if moving.is_empty() && !listed && replicas == target {
+            break;
+        }
+        patience.wait("the end of the move").await?;
+    }
+    let config = ConsumerConfig::default().with_wait_max(Duration::from_millis(100));
+    let mut consumer = Consumer::new(client(bootstrap), config).await?;
+    let start = [(topic.as_str(), 0, StartPosition::Earliest)];
+    consumer.assign(start).await?;
+    for number in 0..100 {
+        let record = consumer.next_record().await?;
+        ensure!(record.offset == number, "{record:?}");
+    }
+
+    let cases = [
+        (Some(vec![9_999]), ErrorCode::INVALID_REPLICA_ASSIGNMENT),
+        (None, ErrorCode::NO_REASSIGNMENT_IN_PROGRESS),
+    ];
+    for (target, expected) in cases {
+        let asked = [(place.clone(), target.clone())].into();
+        let outcomes = admin.alter_reassignments(&asked).await?;
+        let told = code(outcomes.get(&place));
+        ensure!(told == Some(expected), "{target:?}: {outcomes:?}");
+    }
+    let unknown = admin.unregister_broker(9_999).await;
+    let told = unknown.as_ref().err().and_then(Error::code);
+    ensure!(
+        told == Some(ErrorCode::BROKER_ID_NOT_REGISTERED),
+        "{unknown:?}"
+    );
     Ok(())
 }
 

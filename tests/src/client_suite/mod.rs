@@ -109,6 +109,7 @@ checks! {
     "core": admin {
         what_has_settings_is_listed,
         leaders_are_elected_where_that_is_needed,
+        partitions_move_to_other_brokers,
     }
     "groups": admin {
         members_are_taken_out_of_a_group,

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
-use tidelog_tests::client_suite::ground::{topic, write};
+use tidelog_client::{Admin, NewTopic, Producer, ProducerConfig, Record};
+use tidelog_tests::client_suite::ground::{client, topic, write};
 use tidelog_tests::{Cluster, ClusterOptions, dev};
 
 fn json(args: &[&str]) -> Result<Vec<Value>> {
@@ -88,6 +89,76 @@ async fn a_folder_is_listed_dumped_and_verified() -> Result<()> {
     let place = finding["place"].as_str().context("a place")?;
     ensure!(place.ends_with("00000000000000000000.log:0"), "{report}");
     ensure!(report["batches"] == batches.len() - 1, "{report}");
+    Ok(())
+}
+
+/// Each record with the header `part`, in one transaction that is then aborted.
+async fn abort(bootstrap: &str, topic: &str, records: usize) -> Result<()> {
+    let config = ProducerConfig::default().with_transactional_id(topic);
+    let producer = Producer::new(client(bootstrap), config).await?;
+    let transaction = producer.begin().await?;
+    for part in 0..records {
+        let record = Record::new(topic, vec![b'x'; 10_000]);
+        transaction
+            .send(record.with_header("part", part.to_string()))
+            .await?;
+    }
+    producer.flush().await?;
+    transaction.abort().await?;
+    producer.close().await.context("close the producer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_and_aborted_transactions_are_dumped() -> Result<()> {
+    let mut cluster = Cluster::start_with(ClusterOptions {
+        brokers: 1,
+        ..ClusterOptions::default()
+    })
+    .await?;
+    let bootstrap = cluster.bootstrap();
+    let admin = Admin::new(client(&bootstrap)).await?;
+    let new = NewTopic {
+        name: "inspected".to_owned(),
+        partitions: Some(1),
+        configs: vec![("segment.bytes".to_owned(), (1 << 20).to_string())],
+        ..NewTopic::default()
+    };
+    admin.create_topic(&new, false).await?;
+    abort(&bootstrap, "inspected", 3).await?;
+    // The segment with the marker is closed by what follows.
+    abort(&bootstrap, "inspected", 300).await?;
+    cluster.broker_mut(1).stop().await?;
+    let folder = cluster.broker(1).data_dir.join("partitions/inspected-0");
+
+    let first = folder.join("00000000000000000000.log");
+    let dumped = json(&["log", "dump", path(&first)?, "--records"])?;
+    let record = dumped.iter().find(|line| line["offset"] == 1);
+    let expected = serde_json::json!([{"key": "part", "value": "1"}]);
+    ensure!(
+        record.is_some_and(|r| r["headers"] == expected),
+        "{record:?}"
+    );
+    let text = dev::run(&["log", "dump", path(&first)?, "--records"])?;
+    let text = String::from_utf8(text.stdout)?;
+    ensure!(text.contains("header part=\"2\""), "{text}");
+
+    let index = first.with_extension("txnindex");
+    let aborted = json(&["log", "dump", path(&index)?])?;
+    let aborted = aborted.first().context("an aborted transaction")?;
+    ensure!(
+        aborted["first_offset"] == 0
+            && aborted["last_offset"] == 3
+            && aborted["producer_id"].is_i64(),
+        "{aborted}"
+    );
+    let report = json(&["log", "verify", path(&folder)?])?;
+    ensure!(report[0]["damaged"] == 0, "{report:?}");
+    std::fs::write(&index, [0; 33])?;
+    let output = run(&["log", "verify", path(&folder)?])?;
+    ensure!(!output.status.success(), "a cut index was not noticed");
+    let report = lines(&output)?.pop().context("a report")?;
+    let place = report["findings"][0]["place"].as_str().context("a place")?;
+    ensure!(place.ends_with(".txnindex"), "{report}");
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod idempotence;
 mod leaders;
 mod log_commands;
 mod maintenance;
+mod move_commands;
 mod operator_commands;
 mod produce_consume;
 mod protocol;

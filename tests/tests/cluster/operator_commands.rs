@@ -134,6 +134,68 @@ async fn groups_are_listed_described_reset_and_deleted() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_and_offsets_are_deleted_and_the_disk_is_shown() -> Result<()> {
+    let cluster = one_broker().await?;
+    let at = cluster.bootstrap();
+    let topic = topic(&at, "orders", 2).await?;
+    write(&at, &topic, 2, 0..20).await?;
+    let disk = json(&at, &["broker", "disk", "1"])?;
+    let mine: Vec<&Value> = disk.iter().filter(|r| r["topic"] == *topic).collect();
+    ensure!(
+        mine.len() == 2 && mine[0]["partition"] == 0 && mine[1]["partition"] == 1,
+        "{disk:?}"
+    );
+    for replica in mine {
+        let bytes = replica["bytes"].as_i64().context("bytes")?;
+        ensure!(bytes > 0 && replica["lag_records"] == 0, "{replica}");
+    }
+    for command in ["disk", "describe"] {
+        let error = refused(&at, &["broker", command, "7"])?;
+        ensure!(error.contains("tidelog broker list"), "{error}");
+    }
+
+    let delete = ["topic", "delete-records", &topic, "--before"];
+    let some = [&delete[..], &["4", "--partition", "1"]].concat();
+    let deleted = json(&at, &some)?;
+    ensure!(
+        deleted.len() == 1 && deleted[0]["partition"] == 1 && deleted[0]["start_offset"] == 4,
+        "{deleted:?}"
+    );
+    let all = json(&at, &[&delete[..], &["end"]].concat())?;
+    ensure!(
+        all.len() == 2 && all.iter().all(|p| p["start_offset"] == 10),
+        "{all:?}"
+    );
+    let error = refused(&at, &[&delete[..], &["11"]].concat())?;
+    ensure!(error.contains("OffsetOutOfRange"), "{error}");
+    ensure!(run(&at, &["consume", &topic])?.is_empty());
+
+    write(&at, &topic, 2, 20..24).await?;
+    let mut consumer = reader(&at, &topic).await?;
+    for _ in 0..4 {
+        consumer.next_record().await?;
+    }
+    consumer.commit().await?;
+    let delete = ["group", "delete-offsets", "billing", "--topic"];
+    let second = format!("{topic}:1");
+    let of_one = [&delete[..], &[&second]].concat();
+    let error = refused(&at, &of_one)?;
+    ensure!(error.contains("has members"), "{error}");
+    consumer.close().await?;
+    let deleted = json(&at, &of_one)?;
+    ensure!(
+        deleted.len() == 1 && deleted[0]["partition"] == 1 && deleted[0]["deleted"] == true,
+        "{deleted:?}"
+    );
+    let left = json(&at, &["group", "describe", "billing"])?;
+    let left = left[0]["partitions"].as_array().context("partitions")?;
+    ensure!(left.len() == 1 && left[0]["partition"] == 0, "{left:?}");
+    let error = refused(&at, &of_one)?;
+    ensure!(error.contains("has committed nothing there"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn brokers_are_shown_and_the_bench_sums_up() -> Result<()> {
     let cluster = one_broker().await?;
     let bootstrap = cluster.bootstrap();

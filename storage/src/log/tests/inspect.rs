@@ -2,7 +2,10 @@
 
 use super::crash::copy_dir;
 use super::*;
-use crate::log::inspect::{SegmentPart, SegmentReader, offset_index, segments, time_index};
+use crate::log::inspect::{
+    AbortedTransaction, SegmentPart, SegmentReader, aborted_transactions, offset_index, segments,
+    time_index,
+};
 use std::fs;
 
 fn parts(path: &Path) -> Vec<SegmentPart> {
@@ -118,4 +121,52 @@ fn a_cut_batch_is_told_and_reserved_space_is_not_damage() {
     );
     fs::write(path.with_extension("index"), [1; 12]).expect("written");
     offset_index(&path.with_extension("index")).expect_err("four bytes too many");
+}
+
+#[test]
+fn segments_are_in_order_whatever_order_the_folder_has() {
+    let dir = scratch();
+    for n in 0..50 {
+        let path = dir.path().join(format!("{:020}.log", n * 37 % 50));
+        std::fs::write(path, []).expect("a segment");
+    }
+    let found = segments(dir.path()).expect("segments").into_iter();
+    let found: Vec<Offset> = found.map(|(offset, _)| offset).collect();
+    assert_eq!(found, (0..50).collect::<Vec<Offset>>());
+}
+
+#[test]
+fn aborted_transactions_are_read_and_damage_is_told() {
+    let dir = scratch();
+    let path = dir.path().join("00000000000000000010.txnindex");
+    assert_eq!(aborted_transactions(&path).expect("none"), []);
+    // Version, producer, first offset, marker, last stable offset.
+    let entry = |producer: i64, first: i64, marker: i64| {
+        let numbers = [producer, first, marker, marker + 1];
+        let numbers = numbers.iter().flat_map(|n| n.to_be_bytes());
+        [0, 0].into_iter().chain(numbers).collect::<Vec<u8>>()
+    };
+    let good = [entry(7, 3, 12), entry(8, 11, 15)].concat();
+    std::fs::write(&path, &good).expect("written");
+    let found = aborted_transactions(&path).expect("entries");
+    let expected = |producer_id, first_offset, last_offset| AbortedTransaction {
+        producer_id,
+        first_offset,
+        last_offset,
+        last_stable_offset: last_offset + 1,
+    };
+    assert_eq!(found, [expected(7, 3, 12), expected(8, 11, 15)]);
+    let version_one = [vec![0, 1], good[2..].to_vec()].concat();
+    for damaged in [
+        good[..67].to_vec(),
+        version_one,
+        // Markers below the segment, not in order, before the transaction.
+        entry(7, 3, 9),
+        [entry(7, 3, 12), entry(8, 3, 12)].concat(),
+        entry(7, 13, 12),
+        [entry(7, 3, 12), entry(8, 16, 15)].concat(),
+    ] {
+        std::fs::write(&path, &damaged).expect("written");
+        aborted_transactions(&path).expect_err("damage");
+    }
 }
