@@ -13,16 +13,16 @@ use crate::kafka::fetch_session::FetchSessions;
 use crate::kafka::limits::Limits;
 use crate::kafka::listener;
 use crate::kafka::produce_verify::Verifier;
-use crate::metadata::changes::{ProducerIds, Refused, propose};
-use crate::metadata::command::{Command, RegisterBroker};
-use crate::metadata::machine::Machine;
+use crate::metadata::changes::ProducerIds;
+use crate::metadata::machine::{Machine, Rim};
+use crate::metadata::version::NEWEST;
 use crate::metadata::{MetadataImage, members, reconcile};
 use crate::metrics::Metrics;
 use crate::peer_calls::Answers;
 use crate::producer_expiry;
+use crate::registration;
 use crate::retention;
 use arc_swap::ArcSwap;
-use kafka_protocol::error::ResponseError;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,11 +30,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidelog_replication::{BrokerId, Node, NodeConfig, PeerAddress, ReplicationError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 /// How long a clean stop tries to hand leadership over.
 const HAND_OVER_MS: u64 = 5_000;
-const REGISTER_RETRY: Duration = Duration::from_millis(50);
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +72,8 @@ pub struct Broker {
     pub verifier: Verifier,
     /// Metadata index up to which this broker's replicas are open; 0 before the first time.
     pub opened_index: AtomicU64,
-    registered: watch::Sender<bool>,
-    data_dir: DataDir,
+    pub(crate) registered: watch::Sender<bool>,
+    pub(crate) data_dir: Arc<DataDir>,
 }
 
 impl Broker {
@@ -127,11 +125,20 @@ impl RunningBroker {
         let kafka = bind(&config, "listeners").await?;
         let http = bind(&config, "http.listener").await?;
         let data_dir = DataDir::open(Path::new(config.text("data.dir")), config.broker_id())?;
+        let data_dir = Arc::new(data_dir);
         let config = Arc::new(config);
 
         let metadata = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
         let (changed, changes) = watch::channel(0);
-        let machine = Machine::new(metadata.clone(), changed);
+        let (fail, failed) = watch::channel(None);
+        let folder = data_dir.clone();
+        let rim = Rim {
+            note_version: Box::new(move |version| {
+                folder.raise_format(version).map_err(|e| e.to_string())
+            }),
+            failed: fail.clone(),
+        };
+        let machine = Machine::new(metadata.clone(), changed, rim);
         let node = Node::start(node_config(&config, &data_dir), Box::new(machine)).await?;
         let limits = Limits::new(
             config.int("max.connections") as usize,
@@ -165,7 +172,6 @@ impl RunningBroker {
             data_dir,
         });
         let (stop, stopped) = watch::channel(false);
-        let (fail, failed) = watch::channel(None);
         tokio::spawn(http::serve(http, broker.clone(), stopped.clone()));
         tokio::spawn(
             broker
@@ -203,11 +209,18 @@ impl RunningBroker {
         ));
         tokio::spawn(end_if_retired(
             broker.clone(),
-            changes,
+            changes.clone(),
             fail.clone(),
             stopped.clone(),
         ));
-        tokio::spawn(register(broker.clone(), advertised, fail, stopped.clone()));
+        let registration = registration::of(&broker, advertised, peer_address(&broker.config));
+        tokio::spawn(registration::keep(
+            broker.clone(),
+            registration,
+            changes,
+            fail,
+            stopped.clone(),
+        ));
         tokio::spawn(listener::serve(kafka, broker.clone(), stopped));
         let cleaner = Cleaner::start(&broker).map_err(StartError::Thread)?;
         Ok(RunningBroker {
@@ -261,6 +274,7 @@ fn node_config(config: &BrokerConfig, data_dir: &DataDir) -> NodeConfig {
         broker: config.broker_id(),
         incarnation: data_dir.incarnation.as_u128(),
         cluster_id: data_dir.cluster_id(),
+        metadata_version: NEWEST,
         data_dir: data_dir.path().to_owned(),
         peer_listener: config.text("peer.listener").to_owned(),
         peer_address: peer_address(config),
@@ -335,57 +349,6 @@ async fn end_if_retired(
         }
         tokio::select! {
             result = changed.changed() => if result.is_err() { return },
-            _ = stop.wait_for(|s| *s) => return,
-        }
-    }
-}
-
-/// Registers this broker in the metadata, trying until the cluster is formed.
-async fn register(
-    broker: Arc<Broker>,
-    (host, port): (String, u16),
-    fail: watch::Sender<Option<String>>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let peer_address = peer_address(&broker.config);
-    let rack = Some(broker.config.text("broker.rack").to_owned()).filter(|r| !r.is_empty());
-    let command = RegisterBroker {
-        id: broker.id.0,
-        host,
-        port: u32::from(port),
-        rack,
-        peer_address,
-        incarnation: broker.data_dir.incarnation.as_bytes().to_vec(),
-        cluster_id: Uuid::new_v4().simple().to_string()[..22].to_owned(),
-    };
-    loop {
-        match propose(&broker, Command::RegisterBroker(command.clone())).await {
-            Ok(reply) => {
-                let checked = broker.data_dir.join_cluster(&reply.cluster_id);
-                if let Err(error) = checked {
-                    let _ = fail.send(Some(error.to_string()));
-                    return;
-                }
-                broker.node.set_cluster(&reply.cluster_id);
-                broker.registered.send_replace(true);
-                tracing::info!(
-                    "registered as broker {} of cluster {}",
-                    broker.id,
-                    reply.cluster_id
-                );
-                return;
-            }
-            Err(Refused {
-                error: ResponseError::DuplicateBrokerRegistration,
-                message,
-            }) => {
-                let _ = fail.send(Some(message));
-                return;
-            }
-            Err(refused) => tracing::debug!("not registered yet: {}", refused.message),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(REGISTER_RETRY) => {}
             _ = stop.wait_for(|s| *s) => return,
         }
     }

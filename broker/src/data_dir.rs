@@ -1,15 +1,14 @@
 //! The data folder: whose it is, and that only one broker uses it.
 
+use crate::metadata::version::{FIRST, NEWEST};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidelog_replication::BrokerId;
 use uuid::Uuid;
-
-const FORMAT_VERSION: u32 = 1;
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +42,7 @@ pub enum DataDirError {
 /// Contents of `broker.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Identity {
+    /// The `metadata.version` of what is in the folder.
     format_version: u32,
     broker_id: i32,
     incarnation: Uuid,
@@ -94,19 +94,27 @@ impl DataDir {
 
     /// The cluster this folder belongs to; empty until its broker has joined one.
     pub fn cluster_id(&self) -> String {
-        let identity = self.identity.lock();
-        identity
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .cluster_id
-            .clone()
+        self.identity().cluster_id.clone()
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes durably that what is in the folder is of this `metadata.version` from now on: builds that
+    /// do not know it will not open the folder.
+    pub fn raise_format(&self, version: u32) -> Result<(), DataDirError> {
+        let mut identity = self.identity();
+        if version <= identity.format_version {
+            return Ok(());
+        }
+        identity.format_version = version;
+        write(&self.path, &identity)
     }
 
     /// Notes the cluster this folder belongs to, or checks that it is still the same.
     pub fn join_cluster(&self, cluster_id: &str) -> Result<(), DataDirError> {
-        let mut identity = self
-            .identity
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut identity = self.identity();
         if identity.cluster_id == cluster_id {
             return Ok(());
         }
@@ -131,11 +139,12 @@ fn read_or_make(path: &Path, broker: BrokerId) -> Result<Identity, DataDirError>
                     path: file.clone(),
                     reason: e.to_string(),
                 })?;
-            if identity.format_version != FORMAT_VERSION {
+            if !(FIRST..=NEWEST).contains(&identity.format_version) {
                 return Err(DataDirError::Unreadable {
                     path: file,
                     reason: format!(
-                        "format version {} is not known to this build",
+                        "its format version, the cluster's metadata.version, is {}, and this build knows \
+                         {FIRST} to {NEWEST}: start this broker with the build of the other brokers",
                         identity.format_version
                     ),
                 });
@@ -151,7 +160,7 @@ fn read_or_make(path: &Path, broker: BrokerId) -> Result<Identity, DataDirError>
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let identity = Identity {
-                format_version: FORMAT_VERSION,
+                format_version: FIRST,
                 broker_id: broker.0,
                 incarnation: Uuid::new_v4(),
                 cluster_id: String::new(),
@@ -204,5 +213,32 @@ mod tests {
             DataDir::open(dir.path(), BrokerId(2)),
             Err(DataDirError::OtherBroker { .. })
         ));
+    }
+
+    #[test]
+    fn a_folder_of_a_version_that_is_not_known_is_refused() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let folder = DataDir::open(dir.path(), BrokerId(1)).expect("new folder");
+        folder.raise_format(NEWEST).expect("raised");
+        // It never goes down.
+        folder.raise_format(FIRST).expect("nothing to do");
+        folder.join_cluster("a").expect("first cluster");
+        drop(folder);
+        let file = dir.path().join("broker.json");
+        let text = std::fs::read_to_string(&file).expect("readable");
+        let noted = format!("\"format_version\": {NEWEST}");
+        assert!(text.contains(&noted), "{text}");
+        drop(DataDir::open(dir.path(), BrokerId(1)).expect("known"));
+
+        let newer = format!("\"format_version\": {}", NEWEST + 1);
+        std::fs::write(&file, text.replace(&noted, &newer)).expect("written");
+        let refused = DataDir::open(dir.path(), BrokerId(1)).map(|_| ());
+        let message = refused.expect_err("not known").to_string();
+        assert!(
+            message.contains("the build of the other brokers"),
+            "{message}"
+        );
+        let after = std::fs::read_to_string(&file).expect("readable");
+        assert!(after.contains(&newer));
     }
 }

@@ -4,7 +4,7 @@
 //! metadata (brokers, topics, configs) and the reconciler that opens and removes local replicas;
 //! [`coordinator`] state machines over internal topics, such as consumer groups;
 //! [`kafka`] the listener, one file per API; [`peer_calls`] what brokers ask each other;
-//! [`producer_expiry`] forgets idle producers; [`http`]
+//! [`producer_expiry`] forgets idle producers; [`registration`] keeps the broker known to the cluster; [`http`]
 //! health and Prometheus metrics; [`broker`]
 //! starts and stops all of it.
 
@@ -22,6 +22,7 @@ pub mod peer_calls;
 pub mod preferred;
 pub mod producer_expiry;
 mod quorum;
+mod registration;
 pub mod retention;
 
 pub use broker::{Broker, RunningBroker, StartError};

@@ -1,6 +1,7 @@
 //! `tidelog cluster`: the state of the cluster.
 
 mod backup;
+mod feature;
 mod quorum;
 
 use crate::output::{Table, Target};
@@ -29,6 +30,9 @@ enum Command {
     /// Show which brokers vote on the metadata, and how far each is
     #[command(after_help = "Example:\n  tidelog cluster quorum")]
     Quorum,
+    /// Show and set the levels of features
+    #[command(subcommand)]
+    Feature(feature::Feature),
     /// Copy topics with their records, settings and committed offsets into a folder
     Backup(backup::Backup),
     /// Bring a backup into a cluster without topics
@@ -40,6 +44,7 @@ impl Cluster {
         let target = &self.target;
         target.administer(async |admin, json| match &self.command {
             Command::Status => status(admin, json).await,
+            Command::Feature(feature) => feature.run(admin, json).await,
             Command::Backup(backup) => backup.run(target, admin).await,
             Command::Restore(restore) => restore.run(target, admin).await,
             Command::Quorum => quorum::show(admin, json).await,

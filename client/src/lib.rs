@@ -30,7 +30,7 @@ mod trace;
 mod versions;
 
 pub use admin::{
-    Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, Election,
+    Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, Election, Feature,
     GroupDescription, GroupListing, GroupMember, MetadataQuorum, NewTopic, PartitionProducer,
     QuorumReplica, Reassignment, ReplicaOnDisk, TransactionDescription, TransactionFilters,
     TransactionListing,

@@ -336,7 +336,10 @@ fn metadata_proposal(shared: &Arc<NodeShared>, propose: wire::Propose) -> Handle
     if !group.is_leader() {
         return Handled::Now(Some(Body::ProposeReply(wire::ProposeReply::default())));
     }
-    let proposal = group.propose(Command::Metadata(propose.command));
+    let proposal = group.propose(Command::Metadata {
+        command: propose.command,
+        versioned: propose.versioned,
+    });
     Handled::Later(Box::pin(async move {
         let reply = match proposal.await {
             Ok(Reply::Metadata { index, reply }) => wire::ProposeReply {

@@ -25,11 +25,15 @@ const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 impl Node {
     /// Proposes a metadata command on whichever broker leads the metadata group, and waits until it
     /// is applied *here*, so that a read after it sees it. Retries while a leader is being elected,
-    /// at most `propose_timeout_ms`.
-    pub async fn propose_metadata(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+    /// at most `propose_timeout_ms`. A command of a later version than the first is `versioned`.
+    pub async fn propose_metadata(
+        &self,
+        command: Bytes,
+        versioned: bool,
+    ) -> Result<Bytes, ProposeError> {
         let deadline = Instant::now() + self.context.propose_timeout;
         loop {
-            match self.try_propose_metadata(command.clone()).await {
+            match self.try_propose_metadata(command.clone(), versioned).await {
                 Ok((index, reply)) => {
                     self.wait_for_metadata(index, deadline).await?;
                     return Ok(reply);
@@ -42,13 +46,17 @@ impl Node {
         }
     }
 
-    async fn try_propose_metadata(&self, command: Bytes) -> Result<(u64, Bytes), ProposeError> {
+    async fn try_propose_metadata(
+        &self,
+        command: Bytes,
+        versioned: bool,
+    ) -> Result<(u64, Bytes), ProposeError> {
         let leader = self.metadata_leader();
         match leader {
             Some(leader) if leader == self.broker() => {
                 match self
                     .metadata_group()
-                    .propose(Command::Metadata(command))
+                    .propose(Command::Metadata { command, versioned })
                     .await?
                 {
                     Reply::Metadata { index, reply } => Ok((index, reply)),
@@ -61,7 +69,7 @@ impl Node {
                     .transport
                     .peer(leader)
                     .ok_or(ProposeError::NotLeader { leader: None })?;
-                let request = Body::Propose(wire::Propose { command });
+                let request = Body::Propose(wire::Propose { command, versioned });
                 match peer.request(0, request, FORWARD_LIMIT).await {
                     Ok(Body::ProposeReply(reply)) if reply.accepted => {
                         Ok((reply.index, reply.reply))

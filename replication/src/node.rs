@@ -52,6 +52,8 @@ pub struct NodeConfig {
     pub incarnation: u128,
     /// The cluster the data belong to; empty until the broker has joined one.
     pub cluster_id: String,
+    /// Newest `metadata.version` this build knows.
+    pub metadata_version: u32,
     pub data_dir: PathBuf,
     /// `HOST:PORT` this broker listens on for its peers.
     pub peer_listener: String,
@@ -76,8 +78,11 @@ pub struct NodeConfig {
 /// State machine of the metadata group (group 0), implemented by the broker crate. Deterministic:
 /// the same commands give the same state and replies on every broker.
 pub trait MetadataMachine: Send + 'static {
-    /// Applies one committed command and returns the reply for its proposer.
-    fn apply(&mut self, index: u64, command: &[u8]) -> Bytes;
+    /// Applies one committed command and returns the reply for its proposer. `versioned` as it was proposed.
+    ///
+    /// # Errors
+    /// When this build does not know the command: what comes after it cannot be applied either.
+    fn apply(&mut self, index: u64, command: &[u8], versioned: bool) -> Result<Bytes, String>;
     /// The whole state.
     fn snapshot(&self) -> Bytes;
     /// Replaces the whole state.
@@ -239,6 +244,7 @@ impl Node {
                 incarnation: config.incarnation,
                 seeds: seeds_text(&config.seeds),
                 address: config.peer_address.clone(),
+                metadata_version: config.metadata_version,
             },
             Timing {
                 heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
@@ -552,6 +558,26 @@ impl Node {
     /// Brokers that were unregistered: their connections are refused.
     pub fn refuse(&self, unregistered: &BTreeSet<BrokerId>) {
         self.shared.transport.refuse(unregistered);
+    }
+
+    /// The `metadata.version` in use: brokers whose builds do not know it are refused.
+    pub fn require_metadata_version(&self, version: u32) {
+        self.shared.transport.require_metadata_version(version);
+    }
+
+    /// Newest `metadata.version` that the build of a living broker knows.
+    pub fn known_metadata_version(&self, broker: BrokerId) -> Option<u32> {
+        let transport = &self.shared.transport;
+        if broker == self.config.broker {
+            return Some(transport.identity.metadata_version);
+        }
+        let peer = transport.peer(broker).filter(|p| p.is_alive())?;
+        peer.known_metadata_version()
+    }
+
+    /// Whether a cluster is there already that this broker, whose data folder is new, has not formed.
+    pub fn cluster_exists(&self) -> bool {
+        self.shared.transport.cluster_exists()
     }
 
     /// The incarnation under which a broker is registered: connections of any other are refused.

@@ -189,13 +189,9 @@ impl GroupMachine {
                     }
                     Reply::None
                 }
-                EntryPayload::Normal(Command::Metadata(command)) => match &self.machine {
-                    Machine::Metadata(machine) => Reply::Metadata {
-                        index: entry.log_id.index,
-                        reply: machine.lock().apply(entry.log_id.index, command),
-                    },
-                    Machine::Partition(_) => Reply::None,
-                },
+                EntryPayload::Normal(Command::Metadata { command, versioned }) => {
+                    self.apply_metadata(entry.log_id.index, command, *versioned)?
+                }
                 EntryPayload::Blank => Reply::None,
                 EntryPayload::Membership(membership) => {
                     applied.membership =
@@ -216,6 +212,15 @@ impl GroupMachine {
             .store(entry.log_id.index, Ordering::Release);
         self.applied_term
             .store(entry.log_id.leader_id.term, Ordering::Release);
+    }
+
+    fn apply_metadata(&self, index: u64, command: &[u8], versioned: bool) -> io::Result<Reply> {
+        let Machine::Metadata(machine) = &self.machine else {
+            return Ok(Reply::None);
+        };
+        let reply = machine.lock().apply(index, command, versioned);
+        let reply = reply.map_err(io::Error::other)?;
+        Ok(Reply::Metadata { index, reply })
     }
 
     fn append(&self, run: &[RaftEntry]) -> io::Result<Option<Vec<Reply>>> {

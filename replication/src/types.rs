@@ -33,7 +33,11 @@ pub enum Command {
     /// Move the log start offset forward.
     LogStart(i64),
     /// A metadata command (group 0 only).
-    Metadata(Bytes),
+    Metadata {
+        command: Bytes,
+        /// Of a later version than the first: builds that know only that one must not take it.
+        versioned: bool,
+    },
 }
 
 impl fmt::Display for Command {
@@ -47,7 +51,7 @@ impl fmt::Display for Command {
             Command::Marker { .. } => write!(f, "transaction marker"),
             Command::ExpireProducers(expiry) => write!(f, "expire producers {expiry:?}"),
             Command::LogStart(offset) => write!(f, "log start {offset}"),
-            Command::Metadata(bytes) => write!(f, "metadata {} bytes", bytes.len()),
+            Command::Metadata { command, .. } => write!(f, "metadata {} bytes", command.len()),
         }
     }
 }
@@ -66,7 +70,7 @@ impl Command {
                 let bumped = *bumped;
                 Some((batch, BatchOrigin::Coordinator { bumped }))
             }
-            Command::LogStart(_) | Command::ExpireProducers(_) | Command::Metadata(_) => None,
+            Command::LogStart(_) | Command::ExpireProducers(_) | Command::Metadata { .. } => None,
         }
     }
 }
@@ -117,6 +121,10 @@ const KIND_PRODUCE_VERIFIED: u8 = 6;
 const KIND_MARKER: u8 = 7;
 const KIND_MARKER_BUMPED: u8 = 8;
 const KIND_EXPIRE_PRODUCERS: u8 = 9;
+/// Builds that know `metadata.version` 1 only skip a metadata command they do not know. So later ones
+/// are of a kind that such builds refuse to take, from a peer as from their journal.
+const KIND_METADATA_VERSIONED: u8 = 10;
+
 /// What an entry in the journal is, for people.
 #[must_use]
 pub fn entry_kind_name(kind: u8) -> &'static str {
@@ -131,6 +139,7 @@ pub fn entry_kind_name(kind: u8) -> &'static str {
         KIND_MARKER => "marker",
         KIND_MARKER_BUMPED => "marker-bumped",
         KIND_EXPIRE_PRODUCERS => "expire-producers",
+        KIND_METADATA_VERSIONED => "metadata-versioned",
         _ => "unknown",
     }
 }
@@ -186,7 +195,14 @@ pub fn entry_to_record(entry: &RaftEntry) -> EntryRecord {
             KIND_LOG_START,
             Bytes::copy_from_slice(&offset.to_le_bytes()),
         ),
-        EntryPayload::Normal(Command::Metadata(bytes)) => (KIND_METADATA, bytes.clone()),
+        EntryPayload::Normal(Command::Metadata { command, versioned }) => {
+            let kind = if *versioned {
+                KIND_METADATA_VERSIONED
+            } else {
+                KIND_METADATA
+            };
+            (kind, command.clone())
+        }
     };
     EntryRecord {
         index: entry.log_id.index,
@@ -235,8 +251,16 @@ pub fn entry_from_parts(
                 .map_err(|_| Malformed(format!("log start of entry {index}")))?;
             EntryPayload::Normal(Command::LogStart(i64::from_le_bytes(bytes)))
         }
-        KIND_METADATA => EntryPayload::Normal(Command::Metadata(body)),
-        other => return Err(Malformed(format!("entry {index} has unknown kind {other}"))),
+        KIND_METADATA | KIND_METADATA_VERSIONED => EntryPayload::Normal(Command::Metadata {
+            command: body,
+            versioned: kind == KIND_METADATA_VERSIONED,
+        }),
+        other => {
+            return Err(Malformed(format!(
+                "entry {index} is of kind {other}, which this build does not know: a newer build has \
+                 written it, start this broker with that one"
+            )));
+        }
     };
     Ok(RaftEntry {
         log_id: log_id(term, index),
@@ -247,7 +271,7 @@ pub fn entry_from_parts(
 /// Bytes an entry keeps in memory, roughly.
 pub fn entry_bytes(entry: &RaftEntry) -> usize {
     64 + match &entry.payload {
-        EntryPayload::Normal(Command::Metadata(b)) => b.len(),
+        EntryPayload::Normal(Command::Metadata { command, .. }) => command.len(),
         EntryPayload::Normal(command) => command.batch().map_or(0, |(b, _)| b.len()),
         _ => 0,
     }

@@ -54,6 +54,25 @@ reassign_partitions_tool() {
     split(rest[2], first, ","); if (leader[1] != first[1]) wrong++} END {exit wrong != 0}' "$told"
 }
 
+# Levels are shown, lowered, raised, and refused where a broker does not know them; the metadata's never go down.
+features_tool() {
+  local told=$WORK/features.txt
+  kafka_tool FeatureCommand describe | tee "$told"
+  grep -qE 'Feature: group.version[[:space:]].*SupportedMaxVersion: 1[[:space:]].*FinalizedVersionLevel: 1[[:space:]]' "$told"
+  grep -qE 'Feature: transaction.version[[:space:]].*FinalizedVersionLevel: 2[[:space:]]' "$told"
+  grep -q 'Feature: metadata.version' "$told"
+  kafka_tool FeatureCommand downgrade --feature group.version=0 | tee "$told"
+  grep -q 'group.version was downgraded to 0' "$told"
+  kafka_tool FeatureCommand upgrade --feature group.version=1 --feature transaction.version=2 | tee "$told"
+  grep -q 'group.version was upgraded to 1' "$told"
+  ! kafka_tool FeatureCommand upgrade --feature group.version=9 > "$told"
+  grep -q 'does not support this feature' "$told"
+  ! kafka_tool FeatureCommand downgrade --feature metadata.version=1 > "$told"
+  grep -q 'cannot be downgraded' "$told"
+  kafka_tool FeatureCommand describe | tee "$told"
+  grep -qE 'Feature: group.version[[:space:]].*FinalizedVersionLevel: 1[[:space:]]' "$told"
+}
+
 # The JSON of a reassignment of two partitions.
 moves() {
   printf '{"version":1,"partitions":[{"topic":"%s","partition":0,"replicas":%s},{"topic":"%s","partition":1,"replicas":%s}]}\n' \

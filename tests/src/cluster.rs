@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub struct ClusterOptions {
     pub data_dirs: Vec<(BrokerId, PathBuf)>,
     /// No other cluster runs meanwhile: for tests that measure a time.
     pub alone: bool,
+    /// Brokers run the build before ([`previous_binary`]).
+    pub previous: bool,
 }
 
 impl Default for ClusterOptions {
@@ -44,6 +46,7 @@ impl Default for ClusterOptions {
             settings: Vec::new(),
             data_dirs: Vec::new(),
             alone: false,
+            previous: false,
         }
     }
 }
@@ -101,7 +104,11 @@ impl Cluster {
         }
         let mut cluster = Self {
             brokers,
-            binary: binary()?.to_owned(),
+            binary: if options.previous {
+                previous_binary()?.to_owned()
+            } else {
+                binary()?.to_owned()
+            },
             dir: Some(dir),
             seeds: seeds.join(","),
             settings,
@@ -111,17 +118,31 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// From now on brokers are started with another binary.
+    pub fn use_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// Starts a further broker, which joins the others, and waits until it is ready.
     ///
     /// # Errors
     /// When it does not come up.
     pub async fn join(&mut self, id: BrokerId) -> Result<()> {
+        self.start_joining(id)?;
+        self.broker_mut(id).wait_ready(READY_LIMIT).await
+    }
+
+    /// As [`Cluster::join`], but whether it becomes ready is another question.
+    ///
+    /// # Errors
+    /// When the binary cannot be started.
+    pub fn start_joining(&mut self, id: BrokerId) -> Result<()> {
         let dir = self.dir.as_ref().context("a folder")?;
         let ports = [free_port()?, free_port()?, free_port()?];
         let broker = Broker::new(id, dir.path(), ports);
         broker.write_config(&self.seeds, &self.settings)?;
         self.brokers.push(broker);
-        self.restart(id).await
+        self.start_one(id)
     }
 
     /// Starts every broker that does not run, and waits until all are ready.
@@ -243,6 +264,31 @@ pub fn binary() -> Result<&'static Path> {
     match found {
         Ok(path) => Ok(path),
         Err(error) => bail!("no tidelog binary: {error}"),
+    }
+}
+
+/// The binary of an older build, whose brokers the present one's run beside during an upgrade. Built once,
+/// from what was built before from crates that are not ours.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn previous_binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = BINARY.get_or_init(|| {
+        // The crates that it shares with the present build are built by then.
+        binary().map_err(|error| format!("{error:#}"))?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("previous");
+        let output = Command::new(&script).stderr(Stdio::inherit()).output();
+        let output = output.map_err(|error| format!("{}: {error}", script.display()))?;
+        if !output.status.success() {
+            return Err(format!("{} ended with {}", script.display(), output.status));
+        }
+        let path = String::from_utf8(output.stdout).map_err(|error| error.to_string())?;
+        Ok(PathBuf::from(path.trim()))
+    });
+    match found {
+        Ok(path) => Ok(path),
+        Err(error) => bail!("no binary of the build before: {error}"),
     }
 }
 

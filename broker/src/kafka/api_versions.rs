@@ -1,6 +1,8 @@
 //! ApiVersions (KIP-35, KIP-511): what this broker serves.
 
 use super::dispatch::served;
+use crate::metadata::MetadataImage;
+use crate::metadata::features::FEATURES;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::api_versions_response::{
     ApiVersion, FinalizedFeatureKey, SupportedFeatureKey,
@@ -13,18 +15,12 @@ const FIRST_WITH_CLIENT: i16 = 3;
 /// First version whose clients understand features that may be at level 0, which is "off".
 const FIRST_WITH_LEVEL_ZERO: i16 = 4;
 
-/// Features of a cluster (KIP-584) and the highest level of each, which is the one in use.
-const FEATURES: &[(&str, i16)] = &[
-    // 1: the next group protocol (KIP-848).
-    ("group.version", 1),
-    // 2: the epoch goes up with every transaction, partitions are added implicitly (KIP-890).
-    ("transaction.version", 2),
-];
-/// Of the features in use; they are those of the build and never change while it runs.
-const FEATURES_EPOCH: i64 = 0;
-
 /// Answers a request in a version that is served.
-pub fn answer(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
+pub fn answer(
+    request: &ApiVersionsRequest,
+    version: i16,
+    image: &MetadataImage,
+) -> ApiVersionsResponse {
     let named = |text: &str| {
         // KIP-511: letters, digits, dots and dashes, neither of the two at the ends.
         let inner = |c: u8| c.is_ascii_alphanumeric() || c == b'.' || c == b'-';
@@ -35,7 +31,7 @@ pub fn answer(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse
     let valid = version < FIRST_WITH_CLIENT
         || (named(&request.client_software_name) && named(&request.client_software_version));
     if valid {
-        with_features(response(0, None), version)
+        with_features(response(0, None), version, image)
     } else {
         ApiVersionsResponse::default()
             .with_error_code(ResponseError::InvalidRequest.code())
@@ -43,28 +39,36 @@ pub fn answer(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse
     }
 }
 
-fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
+/// What this build knows of each feature (KIP-584), and the levels in use in the cluster.
+fn with_features(
+    response: ApiVersionsResponse,
+    version: i16,
+    image: &MetadataImage,
+) -> ApiVersionsResponse {
     if version < FIRST_WITH_CLIENT {
         return response;
     }
     let min = i16::from(version < FIRST_WITH_LEVEL_ZERO);
     let text = StrBytes::from_static_str;
-    let supported = FEATURES.iter().map(|(name, max)| {
+    let supported = FEATURES.iter().map(|feature| {
         SupportedFeatureKey::default()
-            .with_name(text(name))
-            .with_min_version(min)
-            .with_max_version(*max)
+            .with_name(text(feature.name))
+            .with_min_version(feature.min.max(min))
+            .with_max_version(feature.max)
     });
-    let finalized = FEATURES.iter().map(|(name, max)| {
-        FinalizedFeatureKey::default()
-            .with_name(text(name))
-            .with_min_version_level(*max)
-            .with_max_version_level(*max)
+    let used = FEATURES.iter().filter_map(|feature| {
+        let level = image.feature_level(feature.name);
+        (level > 0).then(|| {
+            FinalizedFeatureKey::default()
+                .with_name(text(feature.name))
+                .with_min_version_level(level)
+                .with_max_version_level(level)
+        })
     });
     response
         .with_supported_features(supported.collect())
-        .with_finalized_features(finalized.collect())
-        .with_finalized_features_epoch(FEATURES_EPOCH)
+        .with_finalized_features(used.collect())
+        .with_finalized_features_epoch(image.features_epoch)
 }
 
 fn response(error_code: i16, only: Option<ApiKey>) -> ApiVersionsResponse {

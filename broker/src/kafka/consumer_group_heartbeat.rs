@@ -3,6 +3,7 @@
 use super::{RequestContext, text};
 use crate::coordinator::group::consumer::heartbeat::Heartbeat;
 use crate::coordinator::group::{Answer, Request};
+use crate::metadata::features::GROUP_VERSION;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 use uuid::Uuid;
@@ -12,6 +13,11 @@ pub async fn handle(
     request: ConsumerGroupHeartbeatRequest,
     version: i16,
 ) -> ConsumerGroupHeartbeatResponse {
+    if context.broker.metadata.load().feature_level(GROUP_VERSION) == 0 {
+        return ConsumerGroupHeartbeatResponse::default()
+            .with_error_code(ResponseError::UnsupportedVersion.code())
+            .with_error_message(Some(text("The feature group.version is at level 0.")));
+    }
     let group = request.group_id.clone();
     if group.is_empty() {
         return ConsumerGroupHeartbeatResponse::default()

@@ -65,7 +65,8 @@ macro_rules! apis {
                 }
                 ApiKey::ApiVersions => {
                     let request = decode::<ApiVersionsRequest>(&mut body, head)?;
-                    let response = api_versions::answer(&request, head.version);
+                    let image = context.broker.metadata.load();
+                    let response = api_versions::answer(&request, head.version, &image);
                     Ok(Box::pin(std::future::ready(
                         head.encode(&response).map(Some),
                     )))
@@ -140,6 +141,7 @@ apis! {
     AlterPartitionReassignments, AlterPartitionReassignmentsRequest, 1, alter_partition_reassignments;
     ListPartitionReassignments, ListPartitionReassignmentsRequest, 0, list_partition_reassignments;
     UnregisterBroker, UnregisterBrokerRequest, 0, unregister_broker;
+    UpdateFeatures, UpdateFeaturesRequest, 2, update_features;
     DescribeCluster, DescribeClusterRequest, 2, describe_cluster;
     ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, 1, consumer_group_heartbeat;
     ConsumerGroupDescribe, ConsumerGroupDescribeRequest, 1, consumer_group_describe;

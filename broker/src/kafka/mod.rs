@@ -61,6 +61,7 @@ mod sync_group;
 mod transactional;
 mod txn_offset_commit;
 mod unregister_broker;
+mod update_features;
 mod write_txn_markers;
 
 use crate::broker::Broker;

@@ -291,6 +291,20 @@ const DESCRIBE_QUORUM: Shape = Shape {
     fields: &[f(Structs(&[f(String), f(Structs(&[f(INT32)]))]))],
 };
 
+const UPDATE_FEATURES: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        f(INT32),
+        f(Structs(&[
+            f(String),
+            f(INT16),
+            f(BOOL).until(0),
+            f(INT8).since(1),
+        ])),
+        f(BOOL).since(1),
+    ],
+};
+
 const INIT_PRODUCER_ID: Shape = Shape {
     flexible: 2,
     fields: &[f(String), f(INT32), f(INT64).since(3), f(INT16).since(3)],
@@ -481,6 +495,7 @@ pub const fn of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
         ApiKey::UnregisterBroker => &UNREGISTER_BROKER,
         ApiKey::ElectLeaders => &ELECT_LEADERS,
+        ApiKey::UpdateFeatures => &UPDATE_FEATURES,
         ApiKey::DescribeQuorum => &DESCRIBE_QUORUM,
         ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,

@@ -3,10 +3,11 @@
 use super::command::{
     AllocateProducerIds, AlterConfigs, AlterGroupConfigs, AlterReassignments, Command,
     ConfigChange, CreatePartitions, DeleteTopic, Envelope, ReassignmentChange, Refusal, Replicas,
-    Reply, TopicRecord, UnregisterBroker, VERSION, ids_of,
+    Reply, TopicRecord, UnregisterBroker, ids_of,
 };
 use super::image::Topic;
 use super::placement::place;
+use super::version;
 use crate::broker::Broker;
 use crate::config::topic::check_topic_settings;
 use bytes::Bytes;
@@ -49,13 +50,18 @@ pub struct NewTopic {
 
 /// Proposes a command and turns a refusal into an error for the client.
 pub async fn propose(broker: &Broker, command: Command) -> Result<Reply, Refused> {
-    let envelope = Envelope {
-        version: VERSION,
-        command: Some(command),
-    };
+    // Checked when it is applied as well; but brokers that do not know it cannot even take it.
+    version::check(&broker.metadata.load(), &command)
+        .map_err(|missing| Refused::new(ResponseError::UnsupportedVersion, missing))?;
+    propose_as(broker, Envelope::of(command)).await
+}
+
+/// As [`propose`], for a command that may be used whatever the version in use.
+pub async fn propose_as(broker: &Broker, envelope: Envelope) -> Result<Reply, Refused> {
+    let versioned = envelope.version > version::FIRST;
     let reply = broker
         .node
-        .propose_metadata(Bytes::from(envelope.encode_to_vec()))
+        .propose_metadata(Bytes::from(envelope.encode_to_vec()), versioned)
         .await
         .map_err(|error| match error {
             ProposeError::NotLeader { .. } => Refused::new(
@@ -92,6 +98,8 @@ fn refused_as(refusal: Refusal) -> Option<ResponseError> {
         Refusal::NoReassignmentInProgress => ResponseError::NoReassignmentInProgress,
         Refusal::UnknownBroker => ResponseError::BrokerIdNotRegistered,
         Refusal::BrokerInUse => ResponseError::InvalidRequest,
+        Refusal::InvalidFeatureLevel => ResponseError::InvalidUpdateVersion,
+        Refusal::UnsupportedFeature => ResponseError::UnsupportedVersion,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Commands of the metadata group and their replies, as they are journaled and sent.
 
+use super::features::known_of;
 use super::image::{BrokerMeta, Dropped, MetadataImage, PartitionMeta, Reassignment, Topic};
 use prost::{Message, Oneof};
 use std::collections::BTreeMap;
@@ -7,15 +8,25 @@ use std::sync::Arc;
 use tidelog_replication::{BrokerId, GroupId};
 use uuid::Uuid;
 
-/// Newest command format this build understands.
-pub const VERSION: u32 = 1;
-
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
+    /// The `metadata.version` that a build must know to apply the command.
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "Command", tags = "2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16, 17")]
+    #[prost(
+        oneof = "Command",
+        tags = "2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 24"
+    )]
     pub command: Option<Command>,
+}
+
+impl Envelope {
+    pub fn of(command: Command) -> Envelope {
+        Envelope {
+            version: command.version(),
+            command: Some(command),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -44,6 +55,8 @@ pub enum Command {
     UnregisterBroker(UnregisterBroker),
     #[prost(message, tag = "17")]
     FinishSpread(FinishSpread),
+    #[prost(message, tag = "24")]
+    UpdateFeatures(UpdateFeatures),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -63,6 +76,43 @@ pub struct RegisterBroker {
     /// Becomes the cluster's id if it has none.
     #[prost(string, tag = "7")]
     pub cluster_id: String,
+    /// What it knows; empty from builds that do not tell.
+    #[prost(message, repeated, tag = "24")]
+    pub features: Vec<FeatureRange>,
+}
+
+/// The levels of a feature that a broker knows, inclusive.
+#[derive(Clone, PartialEq, Message)]
+pub struct FeatureRange {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(int32, tag = "2")]
+    pub min: i32,
+    #[prost(int32, tag = "3")]
+    pub max: i32,
+}
+
+/// Sets the levels of features, all or none.
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateFeatures {
+    #[prost(message, repeated, tag = "1")]
+    pub updates: Vec<FeatureUpdate>,
+    #[prost(bool, tag = "2")]
+    pub validate_only: bool,
+    /// Brokers whose builds know the new `metadata.version`, as their hellos say. From its second version on
+    /// the metadata themselves have what each broker knows.
+    #[prost(int32, repeated, tag = "3")]
+    pub asked: Vec<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FeatureUpdate {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(int32, tag = "2")]
+    pub level: i32,
+    #[prost(bool, tag = "3")]
+    pub downgrade: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -230,6 +280,9 @@ pub enum Refusal {
     NoReassignmentInProgress = 10,
     UnknownBroker = 11,
     BrokerInUse = 12,
+    InvalidFeatureLevel = 24,
+    /// The broker does not know what is in use.
+    UnsupportedFeature = 25,
 }
 
 /// Of one of a command's changes.
@@ -260,6 +313,7 @@ pub struct Reply {
 /// The whole image, for snapshots.
 #[derive(Clone, PartialEq, Message)]
 pub struct Snapshot {
+    /// The `metadata.version` in use.
     #[prost(uint32, tag = "1")]
     pub version: u32,
     #[prost(uint64, tag = "2")]
@@ -286,6 +340,10 @@ pub struct Snapshot {
     pub retired: Vec<i32>,
     #[prost(uint64, optional, tag = "17")]
     pub spread: Option<u64>,
+    #[prost(btree_map = "string, int32", tag = "24")]
+    pub features: BTreeMap<String, i32>,
+    #[prost(int64, tag = "25")]
+    pub features_epoch: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -428,17 +486,40 @@ impl RegisterBroker {
             peer_address: broker.peer_address.clone(),
             incarnation: broker.incarnation.as_bytes().to_vec(),
             cluster_id: String::new(),
+            features: Vec::new(),
         }
+    }
+
+    fn with_features(mut self, image: &MetadataImage) -> RegisterBroker {
+        let known = image.broker_features.get(&BrokerId(self.id));
+        let known = known.into_iter().flatten();
+        let range = |(name, (min, max)): (&String, &(i16, i16))| FeatureRange {
+            name: name.clone(),
+            min: i32::from(*min),
+            max: i32::from(*max),
+        };
+        self.features = known.map(range).collect();
+        self
     }
 }
 
 impl Snapshot {
     pub fn of(image: &MetadataImage) -> Snapshot {
         Snapshot {
-            version: VERSION,
+            version: image.metadata_version(),
             applied_index: image.applied_index,
             cluster_id: image.cluster_id.clone(),
-            brokers: image.brokers.values().map(RegisterBroker::of).collect(),
+            brokers: image
+                .brokers
+                .values()
+                .map(|broker| RegisterBroker::of(broker).with_features(image))
+                .collect(),
+            features: image
+                .features
+                .iter()
+                .map(|(name, level)| (name.clone(), i32::from(*level)))
+                .collect(),
+            features_epoch: image.features_epoch,
             topics: image.topics.values().map(|t| TopicRecord::of(t)).collect(),
             broker_configs: image
                 .broker_configs
@@ -506,6 +587,18 @@ impl Snapshot {
                 .group_configs
                 .iter()
                 .map(|c| (c.group.clone(), c.configs.clone()))
+                .collect(),
+            features: self
+                .features
+                .iter()
+                .map(|(name, level)| (name.clone(), *level as i16))
+                .collect(),
+            features_epoch: self.features_epoch,
+            broker_features: self
+                .brokers
+                .iter()
+                .filter(|b| !b.features.is_empty())
+                .map(|b| (BrokerId(b.id), known_of(&b.features)))
                 .collect(),
             next_group: self.next_group,
             next_producer_id: self.next_producer_id,

@@ -1,5 +1,7 @@
 //! The metadata image request handlers read.
 
+use super::features::Known;
+use super::version::FIRST_WITH_SPREADING;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidelog_replication::{BrokerId, GroupId};
@@ -119,6 +121,12 @@ pub struct MetadataImage {
     pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
     /// Explicit configs of consumer groups, by group id. The group itself need not exist.
     pub group_configs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Levels of features that were set; see [`MetadataImage::feature_level`].
+    pub features: BTreeMap<String, i16>,
+    /// Counts changes of `features`.
+    pub features_epoch: i64,
+    /// What each registered broker has said that it knows.
+    pub broker_features: BTreeMap<BrokerId, Known>,
     pub next_group: u64,
     pub next_producer_id: i64,
     /// Groups of deleted partitions and the folders they had, so that a broker that was away at
@@ -170,9 +178,11 @@ impl MetadataImage {
         set.filter_map(|(broker, _)| *broker).collect()
     }
 
-    /// Asks for replicas to be spread evenly.
+    /// Asks for replicas to be spread evenly, where all builds keep the wish.
     pub fn ask_to_spread(&mut self) {
-        self.spread = Some(self.applied_index + 1);
+        if self.metadata_version() >= FIRST_WITH_SPREADING {
+            self.spread = Some(self.applied_index + 1);
+        }
     }
 
     pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<Topic>> {

@@ -3,10 +3,12 @@
 use super::command::{
     AllocateProducerIds, AlterConfigs, AlterGroupConfigs, Command, CreatePartitions, DeleteTopic,
     Envelope, FinishSpread, Refusal, RegisterBroker, Reply, Snapshot, TopicRecord,
-    UnregisterBroker, VERSION,
+    UnregisterBroker,
 };
+use super::features;
 use super::image::{DECOMMISSION, MetadataImage, Topic};
 use super::reassign;
+use super::version::{self, Read};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message as _;
@@ -29,15 +31,34 @@ pub struct Machine {
     image: MetadataImage,
     published: Arc<ArcSwap<MetadataImage>>,
     changed: watch::Sender<u64>,
+    rim: Rim,
+}
+
+/// What a machine does beside its image.
+pub struct Rim {
+    /// Notes durably that the data are of this `metadata.version` from now on: before they are.
+    pub note_version: Box<dyn Fn(u32) -> Result<(), String> + Send>,
+    /// Told why the broker cannot go on.
+    pub failed: watch::Sender<Option<String>>,
 }
 
 impl Machine {
-    pub fn new(published: Arc<ArcSwap<MetadataImage>>, changed: watch::Sender<u64>) -> Machine {
+    pub fn new(
+        published: Arc<ArcSwap<MetadataImage>>,
+        changed: watch::Sender<u64>,
+        rim: Rim,
+    ) -> Machine {
         Machine {
             image: MetadataImage::default(),
             published,
             changed,
+            rim,
         }
+    }
+
+    fn stop<T>(&self, reason: String) -> Result<T, String> {
+        self.rim.failed.send_replace(Some(reason.clone()));
+        Err(reason)
     }
 
     fn publish(&self) {
@@ -47,17 +68,21 @@ impl Machine {
 }
 
 impl MetadataMachine for Machine {
-    fn apply(&mut self, index: u64, command: &[u8]) -> Bytes {
-        let reply = match Envelope::decode(command) {
-            Ok(envelope) => apply(&mut self.image, envelope),
-            Err(error) => refused(
-                Refusal::UnsupportedVersion,
-                format!("not a command: {error}"),
-            ),
+    fn apply(&mut self, index: u64, command: &[u8], versioned: bool) -> Result<Bytes, String> {
+        let version = self.image.metadata_version();
+        let reply = match version::read(command, versioned) {
+            Read::Command(envelope) => apply(&mut self.image, envelope),
+            Read::Refused(reply) => reply,
+            Read::Unknown(reason) => return self.stop(reason),
         };
+        if self.image.metadata_version() > version
+            && let Err(reason) = (self.rim.note_version)(self.image.metadata_version())
+        {
+            return self.stop(reason);
+        }
         self.image.applied_index = index;
         self.publish();
-        Bytes::from(reply.encode_to_vec())
+        Ok(Bytes::from(reply.encode_to_vec()))
     }
 
     fn snapshot(&self) -> Bytes {
@@ -66,13 +91,14 @@ impl MetadataMachine for Machine {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
         let snapshot = Snapshot::decode(snapshot).map_err(|e| e.to_string())?;
-        if snapshot.version != VERSION {
-            return Err(format!(
-                "metadata snapshot version {} is not known to this build",
-                snapshot.version
-            ));
+        if snapshot.version > version::NEWEST {
+            return self.stop(version::too_new(snapshot.version));
         }
-        self.image = snapshot.image();
+        let image = snapshot.image();
+        if let Err(reason) = (self.rim.note_version)(image.metadata_version()) {
+            return self.stop(reason);
+        }
+        self.image = image;
         self.publish();
         Ok(())
     }
@@ -88,14 +114,13 @@ pub(super) fn refused(refusal: Refusal, message: impl Into<String>) -> Reply {
 
 /// Applies one command.
 pub fn apply(image: &mut MetadataImage, envelope: Envelope) -> Reply {
-    if envelope.version != VERSION {
-        return refused(
-            Refusal::UnsupportedVersion,
-            format!("metadata command version {} is not known", envelope.version),
-        );
+    if let Some(command) = &envelope.command
+        && let Err(missing) = version::check(image, command)
+    {
+        return refused(Refusal::UnsupportedVersion, missing);
     }
     match envelope.command {
-        Some(Command::RegisterBroker(c)) => register_broker(image, &c),
+        Some(Command::RegisterBroker(c)) => register_broker(image, &c, envelope.version),
         Some(Command::CreateTopic(c)) => create_topic(image, &c),
         Some(Command::DeleteTopic(c)) => delete_topic(image, &c),
         Some(Command::CreatePartitions(c)) => create_partitions(image, &c),
@@ -106,12 +131,17 @@ pub fn apply(image: &mut MetadataImage, envelope: Envelope) -> Reply {
         Some(Command::ReplicaRemoved(c)) => reassign::removed(image, &c),
         Some(Command::UnregisterBroker(c)) => unregister_broker(image, &c),
         Some(Command::FinishSpread(c)) => finish_spread(image, &c),
+        Some(Command::UpdateFeatures(c)) => match features::update(image, &c) {
+            Ok(()) => Reply::default(),
+            Err((refusal, message)) => refused(refusal, message),
+        },
         Some(Command::AllocateProducerIds(c)) => allocate_producer_ids(image, &c),
         None => refused(Refusal::UnsupportedVersion, "unknown metadata command"),
     }
 }
 
-fn register_broker(image: &mut MetadataImage, command: &RegisterBroker) -> Reply {
+/// The version of the first registration is that of the new cluster.
+fn register_broker(image: &mut MetadataImage, command: &RegisterBroker, version: u32) -> Reply {
     let meta = command.meta();
     if image.retired.contains(&meta.id) {
         // Its votes are forgotten: under the same id they might be cast again.
@@ -135,8 +165,13 @@ fn register_broker(image: &mut MetadataImage, command: &RegisterBroker) -> Reply
             ),
         );
     }
+    let known = features::known_of(&command.features);
     if image.cluster_id.is_empty() {
+        version::begin(image, version, &known);
         image.cluster_id.clone_from(&command.cluster_id);
+    }
+    if let Err((refusal, reason)) = features::register(image, meta.id, known) {
+        return refused(refusal, reason);
     }
     let id = meta.id;
     image.brokers.insert(id, meta);
@@ -172,6 +207,7 @@ fn unregister_broker(image: &mut MetadataImage, command: &UnregisterBroker) -> R
     }
     image.brokers.remove(&id);
     image.broker_configs.remove(&Some(id));
+    image.broker_features.remove(&id);
     image.dropped.retain(|(broker, _), _| *broker != id);
     image.retired.insert(id);
     Reply::default()

@@ -82,6 +82,9 @@ fn peers(broker: &Broker, image: &MetadataImage) {
             .expect_incarnation(meta.id, meta.incarnation.as_u128());
     }
     broker.node.refuse(&image.retired);
+    broker
+        .node
+        .require_metadata_version(image.metadata_version());
     broker.node.set_maintenance(image.in_maintenance());
     let rate = broker_value("replication.throttled.rate", &broker.config, image);
     let rate = rate.parse().ok().filter(|rate| *rate < i64::MAX as u64);

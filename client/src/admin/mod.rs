@@ -1,10 +1,12 @@
 //! Administration: topics here, brokers that leave in `brokers`, settings in `configs`, elections of leaders in
-//! `elections`, consumer groups in `groups`, what brokers hold of partitions in `partitions`, the metadata quorum
-//! in `quorum`, partitions that move in `reassignments`, transactions in `transactions`.
+//! `elections`, feature levels in `features`, consumer groups in `groups`, what brokers hold of partitions in
+//! `partitions`, the metadata quorum in `quorum`, partitions that move in `reassignments`, transactions in
+//! `transactions`.
 
 mod brokers;
 mod configs;
 mod elections;
+mod features;
 mod groups;
 mod partitions;
 mod quorum;
@@ -12,6 +14,7 @@ mod reassignments;
 mod transactions;
 
 pub use elections::Election;
+pub use features::Feature;
 pub use groups::{GroupDescription, GroupListing, GroupMember};
 pub use partitions::{PartitionProducer, ReplicaOnDisk};
 pub use quorum::{MetadataQuorum, QuorumReplica};

@@ -23,7 +23,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tidelog_proto::peer::refused::Kind;
 use tidelog_proto::peer::{self as wire, message::Body};
@@ -66,6 +66,8 @@ pub struct Identity {
     pub seeds: String,
     /// `HOST:PORT` at which the others reach it.
     pub address: String,
+    /// Newest `metadata.version` its build knows.
+    pub metadata_version: u32,
 }
 
 /// Why a hello is not accepted.
@@ -94,6 +96,8 @@ pub struct Transport {
     /// The cluster this broker's data belong to; empty until it has joined one.
     cluster: RwLock<String>,
     elsewhere: AtomicBool,
+    /// The `metadata.version` in use.
+    required_version: AtomicU32,
     refusals: Refusals,
     /// Holds back what learners copy.
     pub throttle: Throttle,
@@ -107,6 +111,11 @@ fn is_named(id: BrokerId, seeds: &str) -> bool {
     named.into_iter().any(|(named, _)| named == id.to_string())
 }
 
+/// Newest `metadata.version` that a peer's build knows; the first ones did not say.
+pub(crate) fn known_version(hello: &wire::Hello) -> u32 {
+    hello.metadata_version.max(1)
+}
+
 impl Transport {
     pub fn new(identity: Identity, timing: Timing) -> Arc<Transport> {
         Arc::new(Transport {
@@ -114,6 +123,7 @@ impl Transport {
             identity,
             cluster: RwLock::default(),
             elsewhere: AtomicBool::new(false),
+            required_version: AtomicU32::new(0),
             timing,
             started: Instant::now(),
             throttle: Throttle::default(),
@@ -160,6 +170,11 @@ impl Transport {
         }
     }
 
+    /// From now on brokers whose builds do not know this `metadata.version` are not spoken to.
+    pub fn require_metadata_version(&self, version: u32) {
+        self.required_version.fetch_max(version, Ordering::AcqRel);
+    }
+
     /// Names the cluster this broker's data belong to.
     pub fn set_cluster(&self, cluster: &str) {
         cluster.clone_into(&mut self.cluster.write());
@@ -183,6 +198,7 @@ impl Transport {
             version: PROTOCOL_VERSION,
             cluster: self.cluster.read().clone(),
             address: self.identity.address.clone(),
+            metadata_version: self.identity.metadata_version,
         }
     }
 
@@ -230,6 +246,19 @@ impl Transport {
                 reason: format!("broker {id} was unregistered"),
             });
         }
+        let (known, required) = (
+            known_version(hello),
+            self.required_version.load(Ordering::Acquire),
+        );
+        if known < required {
+            return Err(HelloRefused {
+                kind: Kind::TooOld,
+                reason: format!(
+                    "broker {id} runs a build that knows metadata.version {known} at most, and the \
+                     cluster is at {required}: start it with the build of the other brokers"
+                ),
+            });
+        }
         let expected = self.expected.read().get(&id).copied();
         if let Some(expected) = expected
             && hello.incarnation[..] != expected.to_be_bytes()
@@ -246,6 +275,9 @@ impl Transport {
             self.elsewhere.store(true, Ordering::Release);
         }
         self.refusals.welcomed(id);
+        if let Some(peer) = self.peer(id) {
+            peer.set_known_metadata_version(known_version(hello));
+        }
         Ok(id)
     }
 
@@ -297,5 +329,71 @@ impl Transport {
         for peer in self.peers() {
             peer.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transport(broker: i32, metadata_version: u32) -> Arc<Transport> {
+        let identity = Identity {
+            broker: BrokerId(broker),
+            incarnation: broker as u128,
+            seeds: "1@a:1,2@b:1".to_owned(),
+            address: String::new(),
+            metadata_version,
+        };
+        let timing = Timing {
+            heartbeat: Duration::from_millis(100),
+            suspicion: Duration::from_millis(500),
+        };
+        Transport::new(identity, timing)
+    }
+
+    #[test]
+    fn builds_that_do_not_know_the_version_in_use_are_refused() {
+        let here = transport(1, 3);
+        let older = transport(2, 2).hello();
+        // From before hellos had it.
+        let oldest = wire::Hello {
+            metadata_version: 0,
+            ..older.clone()
+        };
+        for version in 0..=1 {
+            here.require_metadata_version(version);
+            for hello in [&older, &oldest] {
+                assert!(here.check_hello(hello).is_ok(), "{version}");
+            }
+        }
+        here.require_metadata_version(2);
+        assert!(here.check_hello(&older).is_ok());
+        let refused = here.check_hello(&oldest).expect_err("too old");
+        assert_eq!(refused.kind, Kind::TooOld);
+        here.require_metadata_version(3);
+        // It never goes down.
+        here.require_metadata_version(1);
+        let refused = here.check_hello(&older).expect_err("too old");
+        assert_eq!(refused.kind, Kind::TooOld);
+        assert!(
+            refused.reason.contains("metadata.version 2 at most"),
+            "{}",
+            refused.reason
+        );
+    }
+
+    #[test]
+    fn another_version_of_the_protocol_is_refused() {
+        let here = transport(1, 1);
+        let hello = wire::Hello {
+            version: PROTOCOL_VERSION + 1,
+            ..transport(2, 1).hello()
+        };
+        let refused = here.check_hello(&hello).expect_err("not known");
+        assert!(
+            refused.reason.contains("peer protocol"),
+            "{}",
+            refused.reason
+        );
     }
 }

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use prost::Message as _;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tidelog_proto::peer::peer_client::PeerClient;
@@ -53,6 +53,8 @@ pub struct Peer {
     /// It said that it is about to stop.
     stopping: AtomicBool,
     closed: AtomicBool,
+    /// Newest `metadata.version` its build knows, as its last hello said; 0 before the first.
+    metadata_version: AtomicU32,
     /// Breaks the present stream, or the wait before the next try.
     kick: Notify,
 }
@@ -73,6 +75,7 @@ impl Peer {
             alive: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            metadata_version: AtomicU32::new(0),
             kick: Notify::new(),
         });
         tokio::spawn(keep_connected(
@@ -102,6 +105,16 @@ impl Peer {
 
     pub(crate) fn set_stopping(&self, stopping: bool) {
         self.stopping.store(stopping, Ordering::Release);
+    }
+
+    /// `None` while it has not introduced itself.
+    pub fn known_metadata_version(&self) -> Option<u32> {
+        let version = self.metadata_version.load(Ordering::Acquire);
+        (version > 0).then_some(version)
+    }
+
+    pub(super) fn set_known_metadata_version(&self, version: u32) {
+        self.metadata_version.store(version, Ordering::Release);
     }
 
     pub fn is_connected(&self) -> bool {

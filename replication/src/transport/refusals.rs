@@ -53,7 +53,9 @@ impl Refusals {
         let majority = self.brokers / 2 + 1;
         let needed = match kind {
             Kind::Other => return,
-            Kind::LostData | Kind::Unregistered => majority.min(self.brokers - 1).max(1),
+            Kind::LostData | Kind::Unregistered | Kind::TooOld => {
+                majority.min(self.brokers - 1).max(1)
+            }
             Kind::OtherCluster => majority,
         };
         let mut by = self.by.lock();
@@ -75,6 +77,7 @@ impl Refusals {
                 "the cluster goes on without it; to bring the machine back, start it with an empty data.dir \
                  under a new broker.id"
             }
+            Kind::TooOld => "\"Upgrades\" in docs/operations.md tells how builds are changed",
             _ => "check data.dir and seed.brokers of this broker",
         };
         let verdict = format!(
@@ -105,12 +108,18 @@ mod tests {
             incarnation: 0,
             seeds: seeds.to_owned(),
             address: String::new(),
+            metadata_version: 1,
         })
     }
 
     #[test]
     fn one_broker_alone_does_not_decide() {
-        for kind in [Kind::LostData, Kind::Unregistered, Kind::OtherCluster] {
+        for kind in [
+            Kind::LostData,
+            Kind::Unregistered,
+            Kind::TooOld,
+            Kind::OtherCluster,
+        ] {
             let of = refusals("1@a:1,2@b:1,3@c:1");
             of.refused_by(BrokerId(1), kind, "so");
             of.refused_by(BrokerId(1), kind, "so");
@@ -131,7 +140,7 @@ mod tests {
     #[test]
     fn whoever_refuses_the_lost_is_not_lost_itself() {
         let of = refusals("1@a:1,2@b:1,3@c:1");
-        for kind in [Kind::LostData, Kind::Unregistered] {
+        for kind in [Kind::LostData, Kind::Unregistered, Kind::TooOld] {
             of.refusing(BrokerId(1), kind, "so");
             of.refusing(BrokerId(3), kind, "so");
             assert!(of.verdict().borrow().is_none(), "{kind:?}");

@@ -18,8 +18,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct NoMetadata;
 
 impl MetadataMachine for NoMetadata {
-    fn apply(&mut self, _index: u64, _command: &[u8]) -> Bytes {
-        Bytes::new()
+    fn apply(&mut self, _index: u64, _command: &[u8], _versioned: bool) -> Result<Bytes, String> {
+        Ok(Bytes::new())
     }
 
     fn snapshot(&self) -> Bytes {
@@ -67,6 +67,7 @@ impl Member {
             broker: BrokerId(id),
             incarnation: id as u128,
             cluster_id: String::new(),
+            metadata_version: 1,
             data_dir: dir.clone(),
             peer_listener: seeds[id as usize - 1].address.clone(),
             peer_address: seeds[id as usize - 1].address.clone(),

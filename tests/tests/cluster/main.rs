@@ -14,6 +14,7 @@ mod deploy;
 mod dev;
 mod disk;
 mod faults;
+mod features;
 mod groups;
 mod http;
 mod idempotence;
@@ -33,6 +34,7 @@ mod transaction_commands;
 mod transaction_limits;
 mod transactions;
 mod transfers;
+mod upgrade;
 
 use std::time::Duration;
 

@@ -3,10 +3,7 @@ use crate::metadata::command::{ConfigChange, Replicas};
 use proptest::prelude::*;
 
 fn envelope(command: Command) -> Envelope {
-    Envelope {
-        version: VERSION,
-        command: Some(command),
-    }
+    Envelope::of(command)
 }
 
 fn topic(name: &str, partitions: usize) -> TopicRecord {
@@ -105,17 +102,129 @@ fn another_incarnation_is_refused() {
     assert_eq!(reply.refusal(), Refusal::DuplicateBroker);
 }
 
+/// A machine of its own, what it was told to note, and why it stopped.
+struct Stand {
+    machine: Machine,
+    noted: Arc<std::sync::Mutex<Vec<u32>>>,
+    failed: watch::Receiver<Option<String>>,
+}
+
+impl Stand {
+    fn new() -> Stand {
+        let noted = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let note = noted.clone();
+        let (fail, failed) = watch::channel(None);
+        let rim = Rim {
+            note_version: Box::new(move |version| {
+                note.lock().expect("no panic").push(version);
+                Ok(())
+            }),
+            failed: fail,
+        };
+        let published = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
+        let machine = Machine::new(published, watch::channel(0).0, rim);
+        Stand {
+            machine,
+            noted,
+            failed,
+        }
+    }
+
+    fn apply(&mut self, envelope: &Envelope, versioned: bool) -> Result<Refusal, String> {
+        let bytes = envelope.encode_to_vec();
+        let reply = self.machine.apply(1, &bytes, versioned)?;
+        Ok(Reply::decode(reply).expect("a reply").refusal())
+    }
+
+    fn stopped(&self) -> Option<String> {
+        self.failed.borrow().clone()
+    }
+}
+
+fn registration() -> Command {
+    Command::RegisterBroker(RegisterBroker {
+        id: 1,
+        cluster_id: "c".to_owned(),
+        features: features::known(),
+        ..Default::default()
+    })
+}
+
+fn at(version: u32, command: Option<Command>) -> Envelope {
+    Envelope { version, command }
+}
+
 #[test]
-fn an_unknown_version_is_refused() {
-    let mut image = MetadataImage::default();
-    let reply = apply(
-        &mut image,
-        Envelope {
-            version: 99,
-            command: None,
-        },
-    );
+fn what_builds_of_the_first_version_skip_is_skipped_where_they_may_be() {
+    let mut stand = Stand::new();
+    let skipped = Ok(Refusal::UnsupportedVersion);
+    assert_eq!(stand.apply(&at(1, None), false), skipped);
+    let newer = Command::UpdateFeatures(Default::default());
+    assert_eq!(stand.apply(&at(1, Some(newer)), false), skipped);
+    assert_eq!(stand.apply(&at(2, Some(registration())), false), skipped);
+    let bytes = stand.machine.apply(1, b"nonsense", false).expect("no stop");
+    let reply = Reply::decode(bytes).expect("a reply");
     assert_eq!(reply.refusal(), Refusal::UnsupportedVersion);
+    assert_eq!(stand.stopped(), None);
+    assert!(stand.machine.image.brokers.is_empty());
+}
+
+#[test]
+fn a_broker_stops_at_what_it_does_not_know() {
+    let newest = version::NEWEST;
+    for envelope in [
+        at(newest + 1, Some(registration())),
+        at(newest + 1, None),
+        at(newest, None),
+    ] {
+        let mut stand = Stand::new();
+        let error = stand.apply(&envelope, true).expect_err("not known");
+        assert!(error.contains("the build of the other brokers"), "{error}");
+        assert_eq!(stand.stopped(), Some(error));
+        assert_eq!(stand.machine.image.applied_index, 0);
+    }
+    let mut stand = Stand::new();
+    assert!(stand.machine.apply(1, b"nonsense", true).is_err());
+    assert!(stand.stopped().is_some());
+
+    let mut stand = Stand::new();
+    let snapshot = Snapshot {
+        version: newest + 1,
+        ..Default::default()
+    };
+    let error = stand.machine.restore(&snapshot.encode_to_vec());
+    assert!(error.is_err_and(|e| e.contains(&format!("metadata.version is {}", newest + 1))));
+    assert!(stand.stopped().is_some());
+}
+
+#[test]
+fn a_new_cluster_is_of_the_version_of_its_first_registration() {
+    for version in [1, version::NEWEST] {
+        let mut stand = Stand::new();
+        let envelope = at(version, Some(registration()));
+        assert_eq!(stand.apply(&envelope, version > 1), Ok(Refusal::None));
+        assert_eq!(stand.machine.image.metadata_version(), version);
+        // Later ones change nothing.
+        let mut again = registration();
+        if let Command::RegisterBroker(again) = &mut again {
+            again.id = 2;
+        }
+        let other = if version == 1 { version::NEWEST } else { 1 };
+        assert_eq!(
+            stand.apply(&at(other, Some(again)), other > 1),
+            Ok(Refusal::None)
+        );
+        assert_eq!(stand.machine.image.metadata_version(), version);
+        let noted = stand.noted.lock().expect("no panic").clone();
+        assert_eq!(noted, if version == 1 { vec![] } else { vec![version] });
+        let mut restored = Stand::new();
+        let snapshot = stand.machine.snapshot();
+        restored.machine.restore(&snapshot).expect("own snapshot");
+        assert_eq!(restored.machine.image, stand.machine.image);
+        assert_eq!(*restored.noted.lock().expect("no panic"), [version]);
+        let snapshot = Snapshot::decode(snapshot).expect("own snapshot");
+        assert_eq!(snapshot.version, version);
+    }
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -171,7 +280,9 @@ fn replicas_are_spread_when_a_broker_comes_empty_or_when_it_is_asked_for() {
     let mut image = MetadataImage::default();
     let mut index = 0;
     let mut spread = |command: Command| {
-        assert_eq!(apply(&mut image, envelope(command)).refusal, 0);
+        // The first registration is that of a new cluster.
+        let envelope = at(version::NEWEST, Some(command));
+        assert_eq!(apply(&mut image, envelope).refusal, 0);
         index += 1;
         image.applied_index = index;
         image.spread
@@ -180,6 +291,8 @@ fn replicas_are_spread_when_a_broker_comes_empty_or_when_it_is_asked_for() {
         Command::RegisterBroker(RegisterBroker {
             id,
             incarnation: vec![id as u8; 16],
+            cluster_id: "c".to_owned(),
+            features: features::known(),
             ..RegisterBroker::default()
         })
     };
@@ -209,4 +322,19 @@ fn replicas_are_spread_when_a_broker_comes_empty_or_when_it_is_asked_for() {
     assert_eq!(spread(set(None, BALANCE, Some("false"))), None);
     assert_eq!(spread(set(Some(1), DECOMMISSION, Some("true"))), None);
     assert!(spread(set(Some(1), DECOMMISSION, None)).is_some());
+
+    // Where builds may be that do not keep the wish, there is none.
+    let mut older = MetadataImage::default();
+    for command in [
+        register(1),
+        Command::CreateTopic(topic("a", 1)),
+        register(4),
+        set(None, BALANCE, Some("true")),
+    ] {
+        assert_eq!(apply(&mut older, envelope(command)).refusal, 0);
+        assert_eq!(older.spread, None);
+    }
+    let reply = apply(&mut older, envelope(finish(1)));
+    assert_eq!(reply.refusal(), Refusal::UnsupportedVersion);
+    assert!(reply.message.contains("feature set metadata.version 2"));
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::metadata::command::Replicas;
 use crate::metadata::command::{
-    Command, Envelope, RegisterBroker, Snapshot, TopicRecord, UnregisterBroker, VERSION,
+    Command, Envelope, RegisterBroker, Snapshot, TopicRecord, UnregisterBroker,
 };
 use crate::metadata::machine::apply;
 use proptest::prelude::*;
@@ -10,10 +10,7 @@ use uuid::Uuid;
 const TOPIC: Uuid = Uuid::from_u128(7);
 
 fn run(image: &mut MetadataImage, command: Command) -> Reply {
-    let envelope = Envelope {
-        version: VERSION,
-        command: Some(command),
-    };
+    let envelope = Envelope::of(command);
     let reply = apply(image, envelope);
     image.applied_index += 1;
     reply

@@ -7,7 +7,9 @@ use kafka_protocol::messages::alter_partition_reassignments_request::{
 };
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
+use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::*;
+use kafka_protocol::protocol::StrBytes;
 use tidelog_tests::read::topic_name;
 use tidelog_tests::wire::Wire;
 
@@ -19,6 +21,7 @@ pub async fn call(wire: &mut Wire, api: ApiKey, version: i16) -> Result<()> {
         ApiKey::ListPartitionReassignments => list_reassignments(wire, version).await,
         ApiKey::DescribeQuorum => describe_quorum(wire, version).await,
         ApiKey::UnregisterBroker => unregister_broker(wire, version).await,
+        ApiKey::UpdateFeatures => update_features(wire, version).await,
         other => super::groups::call(wire, other, version).await,
     }
 }
@@ -95,6 +98,46 @@ async fn describe_quorum(wire: &mut Wire, version: i16) -> Result<()> {
     let partitions: Vec<_> = response.topics.iter().flat_map(|t| &t.partitions).collect();
     ensure_codes(partitions.iter().map(|p| p.error_code), &[0])?;
     ensure!(partitions[0].leader_id.0 == 1 && partitions[0].current_voters.len() == 1);
+    Ok(())
+}
+
+/// One that is there, one that is not, none.
+async fn update_features(wire: &mut Wire, version: i16) -> Result<()> {
+    let update = |name: &str, level| {
+        FeatureUpdateKey::default()
+            .with_feature(StrBytes::from_string(name.to_owned()))
+            .with_max_version_level(level)
+            .with_upgrade_type(1)
+    };
+    let refused = code(ResponseError::InvalidUpdateVersion);
+    for (updates, expected) in [
+        (vec![update("group.version", 1)], 0),
+        (vec![update("group.version", 1), update("none", 1)], refused),
+        (vec![update("group.version", 0)], refused),
+        (vec![], code(ResponseError::InvalidRequest)),
+    ] {
+        let names: Vec<_> = updates.iter().map(|u| u.feature.clone()).collect();
+        let request = UpdateFeaturesRequest::default()
+            .with_timeout_ms(10_000)
+            .with_feature_updates(updates);
+        let response = wire.call(&request, version).await?;
+        ensure!(response.error_code == expected, "{response:?}");
+        ensure!(
+            response.error_message.is_some() == (expected != 0),
+            "{response:?}"
+        );
+        let results = response.results.iter();
+        let expected = if version < 2 && expected == 0 {
+            names
+        } else {
+            Vec::new()
+        };
+        ensure!(results.clone().all(|r| r.error_code == 0));
+        ensure!(
+            results.map(|r| r.feature.clone()).eq(expected),
+            "{response:?}"
+        );
+    }
     Ok(())
 }
 

@@ -1,0 +1,182 @@
+//! Feature levels: one for the whole cluster, kept through restarts, and obeyed.
+
+use anyhow::{Context, Result, ensure};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
+use kafka_protocol::messages::{
+    ApiVersionsRequest, ConsumerGroupHeartbeatRequest, GroupId, UpdateFeaturesRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+use tidelog_tests::broker::BrokerId;
+use tidelog_tests::wire::Wire;
+use tidelog_tests::{Cluster, dev, group, wait};
+
+use super::RECOVERY_LIMIT;
+
+pub(super) const GROUP: &str = "group.version";
+pub(super) const METADATA: &str = "metadata.version";
+/// Of the build that is tested.
+pub(super) const NEWEST: u32 = 2;
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// Level of a feature in use and the epoch, as one broker tells every client that connects.
+pub(super) async fn level(cluster: &Cluster, asked: BrokerId, name: &str) -> Result<(i16, i64)> {
+    let request = ApiVersionsRequest::default()
+        .with_client_software_name(text("test"))
+        .with_client_software_version(text("1"));
+    let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
+    let response = wire.call(&request, 4).await?;
+    let known = response.supported_features.iter();
+    ensure!(known.clone().any(|feature| feature.name.as_str() == name));
+    let used = response.finalized_features.iter();
+    let used = used.clone().find(|feature| feature.name.as_str() == name);
+    let level = used.map_or(0, |feature| feature.max_version_level);
+    Ok((level, response.finalized_features_epoch))
+}
+
+/// Error code of an update, in a version with results of each feature.
+pub(super) async fn update(
+    cluster: &Cluster,
+    name: &str,
+    level: i16,
+    kind: i8,
+    dry: bool,
+) -> Result<i16> {
+    let update = FeatureUpdateKey::default()
+        .with_feature(text(name))
+        .with_max_version_level(level)
+        .with_upgrade_type(kind);
+    let request = UpdateFeaturesRequest::default()
+        .with_timeout_ms(10_000)
+        .with_feature_updates(vec![update])
+        .with_validate_only(dry);
+    let mut wire = Wire::connect(cluster.broker(2).kafka).await?;
+    Ok(wire.call(&request, 1).await?.error_code)
+}
+
+/// Error code of a first heartbeat of the next group protocol.
+async fn join(cluster: &Cluster, asked: BrokerId) -> Result<i16> {
+    let request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(GroupId(text("members")))
+        .with_member_id(text("Z2VuZXJhdGVkLWhlcmUtMQ"))
+        .with_member_epoch(0)
+        .with_rebalance_timeout_ms(60_000)
+        .with_subscribed_topic_names(Some(Vec::new()))
+        .with_topic_partitions(Some(Vec::new()));
+    let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
+    Ok(wire.call(&request, 0).await?.error_code)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_level_holds_for_every_broker_and_through_restarts() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    ensure!(level(&cluster, 1, GROUP).await? == (1, 0));
+    let refused = ResponseError::InvalidUpdateVersion.code();
+    for (name, to, kind) in [
+        (GROUP, 2, 1),
+        (GROUP, 0, 1),
+        (GROUP, 1, 9),
+        ("no.such.feature", 1, 1),
+        ("transaction.version", 3, 1),
+    ] {
+        let code = update(&cluster, name, to, kind, false).await?;
+        ensure!(code == refused, "{name} {to} {kind}: {code}");
+    }
+    ensure!(update(&cluster, GROUP, 0, 2, true).await? == 0);
+    ensure!(level(&cluster, 2, GROUP).await? == (1, 0));
+    ensure!(update(&cluster, GROUP, 0, 2, false).await? == 0);
+    for id in 1..=3 {
+        wait::until("the level everywhere", RECOVERY_LIMIT, async || {
+            Ok((level(&cluster, id, GROUP).await? == (0, 1)).then_some(()))
+        })
+        .await?;
+        let code = join(&cluster, id).await?;
+        ensure!(code == ResponseError::UnsupportedVersion.code(), "{code}");
+    }
+    for id in 1..=3 {
+        cluster.broker_mut(id).kill()?;
+    }
+    cluster.start_all().await?;
+    wait::until("the level after a restart", RECOVERY_LIMIT, async || {
+        Ok((level(&cluster, 1, GROUP).await? == (0, 1)).then_some(()))
+    })
+    .await?;
+
+    let bootstrap = cluster.bootstrap();
+    let args = [
+        "cluster",
+        "feature",
+        "set",
+        GROUP,
+        "1",
+        "--bootstrap",
+        &bootstrap,
+    ];
+    let output = dev::run(&args)?;
+    ensure!(output.status.success(), "{output:?}");
+    let args = ["cluster", "feature", "list", "--bootstrap", &bootstrap];
+    let listed = String::from_utf8(dev::run(&args)?.stdout)?;
+    let line = listed.lines().find(|line| line.starts_with(GROUP));
+    let words: Vec<&str> = line.context("the feature")?.split_whitespace().collect();
+    ensure!(words == [GROUP, "1", "0-1"], "{listed}");
+    // Looking for it makes the topic that the coordinators live in.
+    let coordinator = group::coordinator(&cluster, "members").await?.id;
+    wait::until("a member", RECOVERY_LIMIT, async || {
+        Ok((join(&cluster, coordinator).await? == 0).then_some(()))
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_cluster_is_of_the_newest_metadata_version() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let newest = i16::try_from(NEWEST)?;
+    ensure!(level(&cluster, 1, METADATA).await? == (newest, 0));
+    let refused = ResponseError::InvalidUpdateVersion.code();
+    for (to, kind) in [
+        (newest + 1, 1),
+        (newest - 1, 1),
+        (newest - 1, 2),
+        (newest - 1, 3),
+    ] {
+        let code = update(&cluster, METADATA, to, kind, false).await?;
+        ensure!(code == refused, "{to} {kind}: {code}");
+    }
+    ensure!(level(&cluster, 2, METADATA).await? == (newest, 0));
+    for broker in &cluster.brokers {
+        let folder = std::fs::read_to_string(broker.data_dir.join("broker.json"))?;
+        let folder: serde_json::Value = serde_json::from_str(&folder)?;
+        ensure!(folder["format_version"] == NEWEST, "{folder}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_a_newer_build_is_left_alone() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    cluster.broker_mut(3).stop().await?;
+    let file = cluster.broker(3).data_dir.join("broker.json");
+    let text = std::fs::read_to_string(&file)?;
+    let newer = text.replace(
+        &format!("\"format_version\": {NEWEST}"),
+        &format!("\"format_version\": {}", NEWEST + 1),
+    );
+    std::fs::write(&file, &newer)?;
+    cluster.start_one(3)?;
+    let status = wait::until("broker 3 to end", RECOVERY_LIMIT, async || {
+        cluster.broker_mut(3).take_ended()
+    })
+    .await?;
+    ensure!(!status.success());
+    let log = cluster.broker(3).log_tail();
+    ensure!(
+        log.contains("start this broker with the build of the other brokers"),
+        "{log}"
+    );
+    ensure!(std::fs::read_to_string(&file)? == newer);
+    Ok(())
+}
