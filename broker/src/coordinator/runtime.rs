@@ -8,9 +8,9 @@ use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidelog_replication::GroupId;
+use tidelog_replication::Partition;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// How often replicas that are not open yet are looked for.
 const OPEN_POLL: Duration = Duration::from_millis(50);
@@ -49,7 +49,8 @@ enum Phase<S: Shard> {
 }
 
 pub(super) struct Slot<S: Shard> {
-    group: GroupId,
+    /// The replica it works on. One that moved away and came back is another.
+    partition: Arc<Partition>,
     phase: RwLock<Phase<S>>,
 }
 
@@ -67,11 +68,17 @@ impl<S: Shard> Slot<S> {
     }
 }
 
+/// A shard's task, and where requests find it.
+struct Running<S: Shard> {
+    slot: Arc<Slot<S>>,
+    task: AbortHandle,
+}
+
 /// All shards of one kind on this broker.
 pub struct Coordinator<S: Shard> {
     topic: &'static str,
     make: Box<dyn Fn(i32) -> S + Send + Sync>,
-    slots: RwLock<HashMap<i32, Arc<Slot<S>>>>,
+    slots: RwLock<HashMap<i32, Running<S>>>,
     began: Instant,
 }
 
@@ -121,8 +128,9 @@ impl<S: Shard> Coordinator<S> {
     ) -> Result<S::Answer, Unavailable> {
         let queue = {
             let slots = self.slots.read();
-            let slot = slots.get(&partition).ok_or(Unavailable::NotCoordinator)?;
-            match &*slot.phase.read() {
+            let running = slots.get(&partition);
+            let running = running.ok_or(Unavailable::NotCoordinator)?;
+            match &*running.slot.phase.read() {
                 Phase::NotLeading => return Err(Unavailable::NotCoordinator),
                 Phase::Loading => return Err(Unavailable::Loading),
                 Phase::Active(queue) => queue.clone(),
@@ -143,8 +151,8 @@ impl<S: Shard> Coordinator<S> {
         let slots = self.slots.read();
         let mut active = Vec::new();
         let mut loading = false;
-        for (partition, slot) in slots.iter() {
-            match &*slot.phase.read() {
+        for (partition, running) in slots.iter() {
+            match &*running.slot.phase.read() {
                 Phase::NotLeading => {}
                 Phase::Loading => loading = true,
                 Phase::Active(_) => active.push(*partition),
@@ -196,7 +204,8 @@ impl<S: Shard> Coordinator<S> {
         }
     }
 
-    /// Starts what has no task yet; true when a replica is still to be opened.
+    /// Starts what has no task yet and ends tasks of replicas that are gone; true when a replica is still to be
+    /// opened.
     fn start_shards(
         self: &Arc<Self>,
         broker: &Arc<Broker>,
@@ -210,28 +219,32 @@ impl<S: Shard> Coordinator<S> {
         let mut missing = false;
         for (index, meta) in topic.partitions.iter().enumerate() {
             let index = index as i32;
-            let known = |slot: &Arc<Slot<S>>| slot.group == meta.group;
-            if !meta.replicas.contains(&broker.id)
-                || self.slots.read().get(&index).is_some_and(known)
-            {
+            let wanted = meta.replicas.contains(&broker.id);
+            let partition = broker.node.partition(meta.group).filter(|_| wanted);
+            missing |= wanted && partition.is_none();
+            let at_work = |running: &Running<S>| {
+                let on = &running.slot.partition;
+                partition.as_ref().is_some_and(|p| Arc::ptr_eq(p, on))
+            };
+            if self.slots.read().get(&index).is_some_and(at_work) {
                 continue;
             }
-            let Some(partition) = broker.node.partition(meta.group) else {
-                missing = true;
-                continue;
-            };
-            let slot = Arc::new(Slot {
-                group: meta.group,
-                phase: RwLock::new(Phase::NotLeading),
+            let slot = partition.map(|partition| {
+                Arc::new(Slot {
+                    partition,
+                    phase: RwLock::new(Phase::NotLeading),
+                })
             });
-            self.slots.write().insert(index, slot.clone());
-            tasks.spawn(supervise(
-                self.clone(),
-                broker.clone(),
-                partition,
-                slot,
-                images.clone(),
-            ));
+            let running = slot.map(|slot| {
+                let shard = supervise(self.clone(), broker.clone(), slot.clone(), images.clone());
+                let task = tasks.spawn(shard);
+                (index, Running { slot, task })
+            });
+            let mut slots = self.slots.write();
+            if let Some(gone) = slots.remove(&index) {
+                gone.task.abort();
+            }
+            slots.extend(running);
         }
         missing
     }
@@ -242,14 +255,14 @@ impl<S: Shard> Coordinator<S> {
 async fn supervise<S: Shard>(
     coordinator: Arc<Coordinator<S>>,
     broker: Arc<Broker>,
-    partition: Arc<tidelog_replication::Partition>,
     slot: Arc<Slot<S>>,
     images: watch::Receiver<u64>,
 ) {
     use futures_util::FutureExt as _;
     const PAUSE: Duration = Duration::from_secs(1);
+    let partition = &slot.partition;
     loop {
-        let task = task::run(&coordinator, &broker, &partition, &slot, images.clone());
+        let task = task::run(&coordinator, &broker, partition, &slot, images.clone());
         let Err(_) = std::panic::AssertUnwindSafe(task).catch_unwind().await;
         slot.not_leading();
         let spec = partition.spec();

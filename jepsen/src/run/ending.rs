@@ -78,13 +78,17 @@ pub async fn read_everything(options: &Options, nemesis: &Nemesis, verdict: &mut
 /// of a compacted topic have an offset in common.
 async fn compare_replicas(nemesis: &Nemesis, topic: &str, partitions: i32) -> Result<Vec<String>> {
     let admin = Admin::new(nemesis.run.client()).await?;
+    let described = admin.describe_topic(topic).await?;
     let places = (0..partitions).map(|p| (topic.to_owned(), p, StartPosition::Latest));
     let mut differing = Vec::new();
     let ends = admin.offsets(places).await?;
     for some in ends.chunks(AT_ONCE) {
         let mut comparing = JoinSet::new();
         for (_, partition, end) in some.iter().cloned() {
-            let addresses: Vec<String> = nemesis.addresses();
+            let replicas = described.partition(partition).map(|p| p.replicas.clone());
+            let replicas = replicas.unwrap_or_default();
+            let holds = nemesis.brokers.iter().filter(|b| replicas.contains(&b.id));
+            let addresses: Vec<String> = holds.map(|b| b.address.clone()).collect();
             let topic = topic.to_owned();
             comparing.spawn(async move {
                 let mut copies: Vec<Stored> = Vec::new();

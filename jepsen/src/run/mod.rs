@@ -4,7 +4,8 @@
 //! - [`network`]: a host a broker, and cuts between them. [`disk`]: a disk a broker, and what happens to
 //!   it; [`damage`]: to its files. [`process`]: a broker;
 //!   [`peer`]: ours, or Apache Kafka's.
-//! - [`schedule`]: which faults when, from the seed. [`nemesis`]: makes them happen.
+//! - [`schedule`]: which faults when, from the seed. [`nemesis`]: makes them happen; [`members`]: those that move
+//!   replicas.
 //! - [`clients`]: who is there; [`writers`], [`readers`], [`transfers`], [`churn`]: what they do.
 //!   [`recorder`]: what they were told and when.
 //! - [`ending`]: what is read at the end. [`replicas`]: what each broker has stored. [`verdict`]: the
@@ -16,6 +17,7 @@ pub mod damage;
 pub mod disk;
 pub mod ending;
 pub mod html;
+pub mod members;
 pub mod nemesis;
 pub mod network;
 pub mod peer;
@@ -39,6 +41,7 @@ use tidelog_client::{Admin, ClientConfig, NewTopic};
 use tokio::time::{Instant, sleep};
 
 use clients::Clients;
+use members::Members;
 use nemesis::Nemesis;
 use network::Network;
 use peer::Peer;
@@ -46,8 +49,10 @@ use process::Process;
 use recorder::Recorder;
 use verdict::Verdict;
 
-/// Brokers of a run.
+/// Brokers of a run, and replicas of its topics.
 pub const BROKERS: i32 = 3;
+/// Brokers of a run in which replicas move. The last is not there at first.
+const BROKERS_OF_MOVES: i32 = 5;
 
 /// After the last healing, before everything is read.
 const SETTLE: Duration = Duration::from_secs(8);
@@ -77,6 +82,24 @@ pub struct Options {
     pub many_partitions: i32,
     /// Writes must be acknowledged again this long after healing.
     pub recovery_limit: Duration,
+}
+
+impl Options {
+    /// Whether replicas move.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        let mut kinds = schedule::MEMBER_KINDS.iter();
+        kinds.any(|kind| self.faults.contains(*kind))
+    }
+
+    /// How many brokers there are.
+    #[must_use]
+    pub fn brokers(&self) -> i32 {
+        match self.moves() {
+            true => BROKERS_OF_MOVES,
+            false => BROKERS,
+        }
+    }
 }
 
 /// What all clients of a run know.
@@ -115,8 +138,14 @@ const MANY: &str = "many";
 /// When the run could not be made; anomalies are in the verdict.
 pub async fn run(mut options: Options) -> Result<Verdict> {
     std::fs::create_dir_all(&options.dir).context("make the report's folder")?;
-    let network = Network::create(BROKERS)?;
     let mut skipped = Vec::new();
+    if matches!(options.peer, Peer::Kafka { .. }) && options.moves() {
+        skipped.push("faults that move replicas: they are ours".to_owned());
+        let moves = |kind: &String| schedule::MEMBER_KINDS.contains(&kind.as_str());
+        options.faults.retain(|kind| !moves(kind));
+    }
+    let brokers = options.brokers();
+    let network = Network::create(brokers)?;
     if options.faults.contains("lossy") && !network.has_netem() {
         skipped.push("lossy: this kernel has no netem".to_owned());
         options.faults.remove("lossy");
@@ -149,7 +178,7 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     nemesis.recorder = Arc::clone(&recorder);
     let clients = Clients::start(&options, &nemesis.run, &recorder);
     let millis = options.duration.as_millis() as u64;
-    let steps = schedule::plan(options.seed, millis, BROKERS, &options.faults);
+    let steps = schedule::plan(options.seed, millis, brokers, &options.faults);
     let mut failures = Vec::new();
     for step in &steps {
         if let Err(error) = nemesis.step(step).await {
@@ -159,7 +188,8 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     }
     let left = millis.saturating_sub(recorder.now_ms());
     sleep(Duration::from_millis(left)).await;
-    nemesis.heal()?;
+    nemesis.heal().await?;
+    nemesis.settle().await;
     sleep(SETTLE).await;
     failures.append(&mut nemesis.failures);
     failures.extend(clients.end().await);
@@ -178,17 +208,21 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
 }
 
 fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemesis> {
-    let brokers: Result<Vec<Process>> = (1..=BROKERS)
+    let count = options.brokers();
+    let seeds = if options.moves() { count - 1 } else { count };
+    let brokers: Result<Vec<Process>> = (1..=count)
         .map(|id| {
             let disk = has_disks.then(|| disk::Disk::create(&options.dir, &format!("disk-{id}")));
-            Process::new(
+            let mut broker = Process::new(
                 &network,
                 id,
-                BROKERS,
+                seeds,
                 &options.dir,
                 &options.peer,
                 disk.transpose()?,
-            )
+            )?;
+            broker.away = id > seeds;
+            Ok(broker)
         })
         .collect();
     let brokers = brokers?;
@@ -205,6 +239,7 @@ fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemes
         off: BTreeSet::new(),
         failures: Vec::new(),
         peer: options.peer.clone(),
+        members: Members::new(&topics(options)),
         topic: topics(options)
             .first()
             .map_or(APPENDED, |(topic, _)| topic)

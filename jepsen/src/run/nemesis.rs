@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Run;
 use super::damage;
 use super::disk::Disk;
+use super::members::Members;
 use super::network::Network;
 use super::peer::Peer;
 use super::process::Process;
@@ -36,6 +37,7 @@ pub struct Nemesis {
     pub network: Network,
     pub peer: Peer,
     pub topic: String,
+    pub members: Members,
     /// Brokers whose disk is off.
     pub off: BTreeSet<i32>,
     /// What a fault should have led to, and did not.
@@ -88,7 +90,7 @@ impl Nemesis {
         sleep(Duration::from_millis(step.quiet_ms)).await;
         for broker in &mut self.brokers {
             ensure!(
-                broker.is_running(),
+                broker.away || broker.is_running(),
                 "broker {} ended by itself, see its log",
                 broker.id
             );
@@ -119,7 +121,7 @@ impl Nemesis {
         if let [Fault::DiskError(_)] = step.faults[..] {
             self.expect_end().await;
         }
-        self.heal()?;
+        self.heal().await?;
         let ended_ms = self.recorder.now_ms();
         println!("{:>8.1} s  healed", ended_ms as f64 / 1e3);
         for mut span in spans {
@@ -146,6 +148,27 @@ impl Nemesis {
             Fault::Slow(who) | Fault::Lossy(who) | Fault::PowerLoss(who) => who,
             Fault::DiskError(who) | Fault::DiskFull(who) | Fault::DiskStall(who) => who,
             Fault::DiskSlow(who) | Fault::Damage(who) => who,
+            Fault::Join => {
+                for broker in &mut self.brokers {
+                    broker.away = false;
+                }
+                self.start_all()?;
+                return Ok(vec![self.brokers.len() as i32]);
+            }
+            Fault::Move(seed) => {
+                let here = self.brokers.iter().filter(|broker| !broker.away);
+                let here: Vec<i32> = here.map(|broker| broker.id).collect();
+                self.members.move_some(&self.run, seed, &here).await;
+                return Ok(Vec::new());
+            }
+            Fault::Drain(id) => {
+                self.members.drain(&self.run, id).await;
+                return Ok(vec![id]);
+            }
+            Fault::Maintenance(id) => {
+                self.members.maintain(&self.run, id).await;
+                return Ok(vec![id]);
+            }
         };
         let struck = self.resolve(who).await;
         // The power of all goes in one moment.
@@ -259,11 +282,19 @@ impl Nemesis {
         Ok(leader)
     }
 
-    /// Undoes everything.
+    /// Waits until replicas have stopped moving, at the end.
+    pub async fn settle(&mut self) {
+        self.members.undo(&self.run).await;
+        if let Err(error) = self.members.settle(&self.run).await {
+            self.failures.push(format!("moves of replicas: {error:#}"));
+        }
+    }
+
+    /// Undoes everything; replicas that move go on.
     ///
     /// # Errors
     /// When a broker cannot be started.
-    pub fn heal(&mut self) -> Result<()> {
+    pub async fn heal(&mut self) -> Result<()> {
         self.network.heal();
         for id in std::mem::take(&mut self.off) {
             self.broker(id).disk_on()?;
@@ -275,6 +306,8 @@ impl Nemesis {
             }
             broker.signal(Signal::CONT);
         }
-        self.start_all()
+        self.start_all()?;
+        self.members.undo(&self.run).await;
+        Ok(())
     }
 }

@@ -15,25 +15,22 @@ const PEER_PORT: u16 = 9192;
 /// Where one broker is.
 pub struct Place<'a> {
     pub id: i32,
-    /// Addresses of all hosts, broker 1 first.
-    pub hosts: &'a [String],
+    pub host: &'a str,
+    /// Addresses of the hosts that form the cluster, broker 1 first.
+    pub seeds: &'a [String],
     pub data_dir: &'a Path,
     pub config_path: &'a Path,
 }
 
 impl Place<'_> {
-    fn host(&self) -> &str {
-        &self.hosts[self.id as usize - 1]
-    }
-
     /// Of the Kafka listener.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("{}:{KAFKA_PORT}", self.host())
+        format!("{}:{KAFKA_PORT}", self.host)
     }
 
     fn everybody(&self) -> String {
-        let each = self.hosts.iter().enumerate();
+        let each = self.seeds.iter().enumerate();
         let each = each.map(|(n, host)| format!("{}@{host}:{PEER_PORT}", n + 1));
         each.collect::<Vec<_>>().join(",")
     }
@@ -100,8 +97,8 @@ impl Peer {
     /// # Errors
     /// When the file cannot be written.
     pub fn configure(&self, place: &Place<'_>) -> Result<()> {
-        let brokers = place.hosts.len();
-        let (host, data_dir) = (place.host(), place.data_dir.display());
+        let brokers = place.seeds.len().min(3);
+        let (host, data_dir) = (place.host, place.data_dir.display());
         let (address, id) = (place.address(), place.id);
         let everybody = place.everybody();
         let text = match self {
@@ -110,7 +107,7 @@ impl Peer {
                  http.listener = \"{host}:9292\"\ndata.dir = \"{data_dir}\"\nseed.brokers = \"{everybody}\"\n\
                  default.replication.factor = {brokers}\n\
                  group.initial.rebalance.delay.ms = 500\njournal.file.bytes = 8388608\n\
-                 log.cleaner.backoff.ms = 1000\n"
+                 log.cleaner.backoff.ms = 1000\nbroker.dead.timeout.ms = 6000\n"
             ),
             // Its defaults, but for what three brokers need to be as safe as they can.
             Peer::Kafka { .. } => format!(

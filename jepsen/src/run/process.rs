@@ -21,6 +21,8 @@ pub struct Process {
     pub data_dir: PathBuf,
     /// When it has one of its own.
     pub disk: Option<Disk>,
+    /// It is not there yet: starting it does nothing.
+    pub away: bool,
     /// Parts of its log, in bytes, that were written while its disk failed.
     pub log_off: Vec<Range<usize>>,
     namespace: String,
@@ -29,21 +31,22 @@ pub struct Process {
 }
 
 impl Process {
-    /// A broker that is not started; its files go under `dir`.
+    /// A broker that is not started; its files go under `dir`. `seeds` is how many form the cluster.
     ///
     /// # Errors
     /// When its configuration cannot be written.
     pub fn new(
         network: &Network,
         id: i32,
-        brokers: i32,
+        seeds: i32,
         dir: &Path,
         peer: &Peer,
         disk: Option<Disk>,
     ) -> Result<Self> {
-        let hosts: Vec<String> = (1..=brokers)
+        let hosts: Vec<String> = (1..=seeds)
             .map(|id| network.address(Host::Broker(id)))
             .collect();
+        let host = network.address(Host::Broker(id));
         let data_dir = match &disk {
             Some(disk) => disk.dir().join("data"),
             None => dir.join(format!("data-{id}")),
@@ -51,7 +54,8 @@ impl Process {
         let config_path = dir.join(format!("broker-{id}.conf"));
         let place = Place {
             id,
-            hosts: &hosts,
+            host: &host,
+            seeds: &hosts,
             data_dir: &data_dir,
             config_path: &config_path,
         };
@@ -62,6 +66,7 @@ impl Process {
             log_path: dir.join(format!("broker-{id}.log")),
             data_dir,
             disk,
+            away: false,
             log_off: Vec::new(),
             namespace: network.namespace(id),
             config_path,
@@ -74,7 +79,7 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self, peer: &Peer) -> Result<()> {
-        if self.is_running() {
+        if self.away || self.is_running() {
             return Ok(());
         }
         let log = File::options()

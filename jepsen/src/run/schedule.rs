@@ -62,6 +62,15 @@ pub enum Fault {
     DiskSlow(Who),
     /// kill -9, and files that are no longer written are damaged before the start.
     Damage(Who),
+    /// Partitions move to other brokers, with more or fewer replicas; some moves are cancelled. The number says
+    /// which and where.
+    Move(u64),
+    /// Everything is moved away from this broker, until healed.
+    Drain(i32),
+    /// This broker is to lead nothing, until healed.
+    Maintenance(i32),
+    /// The last broker joins, and stays.
+    Join,
 }
 
 impl fmt::Display for Fault {
@@ -71,7 +80,7 @@ impl fmt::Display for Fault {
 }
 
 /// The kinds of faults a run may be limited to.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 16] = [
     "kill",
     "pause",
     "restart",
@@ -84,7 +93,14 @@ pub const KINDS: [&str; 12] = [
     "disk-stall",
     "disk-slow",
     "damage",
+    "move",
+    "drain",
+    "maintenance",
+    "join",
 ];
+
+/// Those that change who holds what; with any of them there are five brokers, the last of which joins.
+pub const MEMBER_KINDS: [&str; 4] = ["move", "drain", "maintenance", "join"];
 
 /// Those that need a disk of its own for each broker.
 pub const DISK_KINDS: [&str; 5] = [
@@ -149,6 +165,10 @@ fn fault(random: &mut Random, kind: &str, brokers: i32, damaged: i32) -> Fault {
         "disk-slow" => Fault::DiskSlow(any),
         // Always the same one of a run: what it has is given back by the others.
         "damage" => Fault::Damage(Who::One(damaged)),
+        "move" => Fault::Move(random.number()),
+        "drain" => Fault::Drain(one),
+        "maintenance" => Fault::Maintenance(one),
+        "join" => Fault::Join,
         _ => Fault::Cut(random.pick(&[
             Cut::Isolate(few),
             Cut::Isolate(few),

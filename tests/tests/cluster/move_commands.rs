@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tidelog_client::{Admin, ClientConfig, TopicPartition};
 use tidelog_tests::client_suite::ground::{create, write};
 use tidelog_tests::{Cluster, wait};
 
@@ -111,5 +112,33 @@ async fn partitions_are_moved_by_commands_and_a_broker_is_unregistered() -> Resu
     ensure!(again.contains("tidelog broker list"), "{again}");
     let records = json(&at, &["consume", "orders"])?;
     ensure!(records.len() == 100, "{}", records.len());
+    Ok(())
+}
+
+/// Found by `tidelog-jepsen run --seed 11 --faults move,...`: a broker that a coordinator's partition came back to
+/// went on with the replica that it had removed, and answered `NOT_COORDINATOR` for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinators_work_where_their_partitions_come_back_to() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let at = cluster.bootstrap();
+    create(&at, "orders", 1).await?;
+    write(&at, "orders", 1, 0..10).await?;
+    let admin = Admin::new(ClientConfig::new(&at)).await?;
+    let place = TopicPartition::new("orders", 0);
+    for (round, broker) in ["1", "2", "1", "2", "3"].into_iter().enumerate() {
+        let offset = round as i64 + 1;
+        admin
+            .alter_group_offsets("billing", &[(place.clone(), offset)].into())
+            .await
+            .with_context(|| format!("commit in round {round}"))?;
+        let to = ["topic", "move", "__consumer_offsets", "--to", broker];
+        json(
+            &at,
+            &[&to[..], &["--replicas", "1", "--wait", "60"]].concat(),
+        )?;
+        let committed = admin.group_offsets("billing").await?;
+        let told: Vec<i64> = committed.values().map(|c| c.offset).collect();
+        ensure!(told == [offset], "round {round}: {committed:?}");
+    }
     Ok(())
 }
