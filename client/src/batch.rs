@@ -67,9 +67,9 @@ pub(crate) struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Begins a batch with its first record.
-    pub(crate) fn new(record: &Record, timestamp_ms: i64) -> BatchBuilder {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + size_bound(record));
+    /// Begins a batch with its first record, in a buffer that is empty.
+    pub(crate) fn new(record: &Record, timestamp_ms: i64, mut bytes: Vec<u8>) -> BatchBuilder {
+        bytes.reserve(HEADER_BYTES + size_bound(record));
         bytes.resize(HEADER_BYTES, 0);
         let mut batch = BatchBuilder {
             bytes,
@@ -84,6 +84,12 @@ impl BatchBuilder {
     /// Bytes of the batch so far, not compressed.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Bytes that it can have without being moved.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.bytes.capacity()
     }
 
     pub(crate) fn count(&self) -> i32 {

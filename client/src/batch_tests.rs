@@ -23,7 +23,7 @@ fn record() -> impl Strategy<Value = (Record, i64)> {
 
 fn build(records: &[(Record, i64)]) -> BatchBuilder {
     let (first, rest) = records.split_first().unwrap();
-    let mut batch = BatchBuilder::new(&first.0, first.1);
+    let mut batch = BatchBuilder::new(&first.0, first.1, Vec::with_capacity(100));
     for (record, timestamp_ms) in rest {
         let before = batch.len();
         batch.push(record, *timestamp_ms);
@@ -183,7 +183,7 @@ fn transactions(batches: &[(i64, bool, Option<i16>)]) -> Vec<FetchedBatch> {
             transactional,
             ..MARK
         };
-        let closed = BatchBuilder::new(&record, 0).close(Compression::None);
+        let closed = BatchBuilder::new(&record, 0, Vec::new()).close(Compression::None);
         let mut batch = closed.unwrap().seal(mark).to_vec();
         if marker.is_some() {
             batch[ATTRIBUTES_AT + 1] |= CONTROL as u8;
@@ -226,7 +226,7 @@ fn a_batch_of_a_transaction_says_so_whatever_mark_it_gets_later() {
         transactional: true,
         ..MARK
     };
-    let build = || BatchBuilder::new(&Record::new("t", "vvvvvvvvvvvvvvvvvvvvvv"), 0);
+    let build = || BatchBuilder::new(&Record::new("t", "vvvvvvvvvvvvvvvvvvvvvv"), 0, Vec::new());
     let sealed = build()
         .close(Compression::Zstd)
         .unwrap()

@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 const UNSUPPORTED_VERSION: i16 = 35;
+/// Bytes of frames that a connection keeps for later ones. New memory for each costs more than the copy into it.
+const SPARE_BYTES_MAX: usize = 2 << 20;
 
 /// A handle; clones share the connection.
 #[derive(Debug, Clone)]
@@ -55,7 +57,7 @@ impl Drop for Inner {
 
 #[derive(Debug)]
 struct Outgoing {
-    frame: Bytes,
+    frame: BytesMut,
     /// Told when the frame is written, for requests that get no answer.
     written: Option<oneshot::Sender<()>>,
 }
@@ -64,6 +66,8 @@ struct Outgoing {
 #[derive(Debug)]
 struct Waiting {
     state: Mutex<WaitingState>,
+    /// Empty frames, [`SPARE_BYTES_MAX`] together.
+    spare: Mutex<Vec<BytesMut>>,
 }
 
 #[derive(Debug)]
@@ -75,6 +79,23 @@ struct WaitingState {
 }
 
 impl Waiting {
+    /// An empty frame with room for so many bytes.
+    fn frame(&self, bytes: usize) -> BytesMut {
+        let mut frame = self.spare.lock().pop().unwrap_or_default();
+        frame.reserve(bytes);
+        frame
+    }
+
+    /// Takes back a frame that is written.
+    fn give_back(&self, mut frame: BytesMut) {
+        frame.clear();
+        let mut spare = self.spare.lock();
+        let kept: usize = spare.iter().map(BytesMut::capacity).sum();
+        if kept + frame.capacity() <= SPARE_BYTES_MAX {
+            spare.push(frame);
+        }
+    }
+
     fn close(&self, reason: String) {
         let replies = {
             let mut state = self.state.lock();
@@ -179,6 +200,7 @@ impl Connection {
                 replies: HashMap::new(),
                 closed: None,
             }),
+            spare: Mutex::default(),
         });
         let (outgoing, frames) = mpsc::unbounded_channel();
         let tasks = [
@@ -305,20 +327,20 @@ impl Connection {
             .map_err(|_| self.closed())
     }
 
-    fn encode<R: Request>(&self, id: i32, version: i16, request: &R) -> Result<Bytes> {
+    fn encode<R: Request>(&self, id: i32, version: i16, request: &R) -> Result<BytesMut> {
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
             .with_request_api_version(version)
             .with_correlation_id(id)
             .with_client_id(Some(self.inner.client_id.clone()));
         let header_version = R::header_version(version);
-        let encode = || -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+        let encode = || -> Result<BytesMut, Box<dyn std::error::Error + Send + Sync>> {
             let length = header.compute_size(header_version)? + request.compute_size(version)?;
-            let mut frame = BytesMut::with_capacity(4 + length);
+            let mut frame = self.inner.waiting.frame(4 + length);
             frame.extend_from_slice(&i32::try_from(length)?.to_be_bytes());
             header.encode(&mut frame, header_version)?;
             request.encode(&mut frame, version)?;
-            Ok(frame.freeze())
+            Ok(frame)
         };
         encode().map_err(|e| Error::Malformed {
             address: self.inner.address.clone(),
@@ -421,6 +443,7 @@ async fn write_frames(
         if let Err(e) = done {
             return waiting.close(e.to_string());
         }
+        waiting.give_back(outgoing.frame);
         if let Some(written) = outgoing.written {
             // The caller may have stopped waiting.
             let _ = written.send(());

@@ -1,6 +1,7 @@
 //! Records waiting to be sent, in one open batch a partition.
 
-use super::slot::Batch;
+use super::slot::{Batch, Payload};
+use super::spare::Spare;
 use super::{Delivery, ProducerConfig, Progress};
 use crate::batch::BatchBuilder;
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ pub(super) struct Accumulator {
     pub(super) wake: Notify,
     space: Semaphore,
     buffered: AtomicUsize,
-    /// Callers waiting for room: batches then go without lingering.
+    /// Callers waiting for room.
     waiting: AtomicUsize,
     delivered_records: AtomicU64,
     failed: Mutex<Failed>,
@@ -63,18 +64,67 @@ struct Failed {
 
 #[derive(Debug, Default)]
 struct State {
-    topics: HashMap<Arc<str>, Topic>,
+    topics: Vec<Topic>,
+    /// Where each is in `topics`.
+    by_name: HashMap<Arc<str>, usize>,
+    /// The topic of the last record: the next one often has the same.
+    recent: usize,
     filled: VecDeque<FilledBatch>,
     /// Of every batch whose fate is open, for [`Accumulator::flush`].
     outcomes: HashMap<u64, Outcome>,
     next_id: u64,
+    spare: Spare,
 }
 
 #[derive(Debug)]
 struct Topic {
     name: Arc<str>,
     chooser: Chooser,
-    open: Vec<Option<Open>>,
+    partitions: Vec<Place>,
+}
+
+/// Of one partition.
+#[derive(Debug, Default)]
+struct Place {
+    open: Option<Open>,
+    /// Of the batch before: the next one is likely to have as many, and so does not move while it grows.
+    last_bytes: usize,
+}
+
+impl Place {
+    fn close(&mut self) -> Option<FilledBatch> {
+        let batch = self.open.take()?.batch;
+        self.last_bytes = batch.builder.len();
+        Some(batch)
+    }
+}
+
+impl State {
+    /// Where the topic is in `topics`.
+    fn find(&mut self, name: &Arc<str>) -> usize {
+        let same = |topic: &Topic| topic.name == *name;
+        if !self.topics.get(self.recent).is_some_and(same) {
+            self.recent = match self.by_name.get(name) {
+                Some(&at) => at,
+                None => {
+                    self.by_name.insert(name.clone(), self.topics.len());
+                    self.topics.push(Topic {
+                        name: name.clone(),
+                        chooser: Chooser::new(),
+                        partitions: Vec::new(),
+                    });
+                    self.topics.len() - 1
+                }
+            };
+        }
+        self.recent
+    }
+
+    fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.topics
+            .iter_mut()
+            .flat_map(|topic| &mut topic.partitions)
+    }
 }
 
 #[derive(Debug)]
@@ -147,7 +197,13 @@ impl Accumulator {
         }
         // Nobody may wait for it.
         let _ = batch.outcome.send(outcome);
-        self.state.lock().outcomes.remove(&batch.id);
+        {
+            let mut state = self.state.lock();
+            state.outcomes.remove(&batch.id);
+            if let Payload::Sealed(bytes) = batch.payload {
+                state.spare.give_back(bytes);
+            }
+        }
         self.release(batch.reserved_bytes);
     }
 
@@ -177,18 +233,8 @@ impl Accumulator {
     ) -> Result<Delivery> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if !state.topics.contains_key(&*record.topic) {
-            let name = record.topic.clone();
-            let topic = Topic {
-                name: name.clone(),
-                chooser: Chooser::new(),
-                open: Vec::new(),
-            };
-            state.topics.insert(name, topic);
-        }
-        let Some(topic) = state.topics.get_mut(&*record.topic) else {
-            unreachable!("inserted above when it was missing");
-        };
+        let found = state.find(&record.topic);
+        let topic = &mut state.topics[found];
         let partitioner = &self.partitioner;
         let partition =
             topic
@@ -205,29 +251,32 @@ impl Accumulator {
                 count: partitions,
             });
         };
-        if topic.open.len() <= at {
-            topic.open.resize_with(at + 1, || None);
+        if topic.partitions.len() <= at {
+            topic.partitions.resize_with(at + 1, Place::default);
         }
-        let slot = &mut topic.open[at];
+        let place = &mut topic.partitions[at];
         let mut wake = false;
-        if let Some(open) = slot.take_if(|o| o.batch.builder.len() + bytes > self.batch_bytes) {
-            state.filled.push_back(open.batch);
+        let is_full = |o: &Open| o.batch.builder.len() + bytes > self.batch_bytes;
+        if place.open.as_ref().is_some_and(is_full) {
+            state.filled.extend(place.close());
             wake = true;
         }
-        let (open, index) = match slot {
+        let (open, index) = match &mut place.open {
             Some(open) => {
                 let index = open.batch.builder.count();
                 open.batch.builder.push(record, timestamp_ms);
                 open.batch.reserved_bytes += bytes;
-                (open, index)
+                (&*open, index)
             }
-            None => {
+            empty => {
                 wake = true;
                 let id = state.next_id;
                 state.next_id += 1;
-                let open = Open::new(id, &topic.name, partition, record, timestamp_ms, bytes);
+                let buffer = state.spare.take(place.last_bytes);
+                let builder = BatchBuilder::new(record, timestamp_ms, buffer);
+                let open = Open::new(id, &topic.name, partition, builder, bytes);
                 state.outcomes.insert(id, open.shared.clone());
-                (slot.insert(open), 0)
+                (&*empty.insert(open), 0)
             }
         };
         let delivery = Delivery {
@@ -245,10 +294,8 @@ impl Accumulator {
     pub(super) fn flush(&self) -> Vec<Outcome> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        for topic in state.topics.values_mut() {
-            let open = topic.open.iter_mut().filter_map(Option::take);
-            state.filled.extend(open.map(|open| open.batch));
-        }
+        let mut closed: VecDeque<_> = state.places().filter_map(Place::close).collect();
+        state.filled.append(&mut closed);
         self.wake.notify_one();
         // One that someone has seen is not on its way, though it may still be listed.
         let open = state.outcomes.values().filter(|o| o.peek().is_none());
@@ -262,25 +309,29 @@ impl Accumulator {
         now: Instant,
         busy: impl Fn(&Arc<str>, i32) -> bool,
     ) -> (VecDeque<FilledBatch>, Option<Instant>) {
-        let hurry = self.waiting.load(Ordering::Relaxed) > 0;
         let mut next: Option<Instant> = None;
         let mut state = self.state.lock();
         let state = &mut *state;
-        for topic in state.topics.values_mut() {
-            for slot in &mut topic.open {
-                let Some(open) = slot else { continue };
-                let due = open.batch.opened_at + self.linger;
-                if hurry {
-                    state.filled.extend(slot.take().map(|open| open.batch));
-                } else if busy(&open.batch.topic, open.batch.partition) {
-                    continue;
-                } else if due > now {
-                    next = Some(next.map_or(due, |next| next.min(due)));
-                } else {
-                    state.filled.extend(slot.take().map(|open| open.batch));
-                }
+        // Callers wait for room, and only open batches could make some: those go without lingering. While
+        // others are on their way they make room; to cut the open ones short each time would leave
+        // smaller and smaller batches.
+        let open = state.places().filter(|place| place.open.is_some()).count();
+        let hurry = self.waiting.load(Ordering::Relaxed) > 0 && open == state.outcomes.len();
+        let mut closed = VecDeque::new();
+        for place in state.places() {
+            let Some(open) = &place.open else { continue };
+            let due = open.batch.opened_at + self.linger;
+            if hurry {
+                closed.extend(place.close());
+            } else if busy(&open.batch.topic, open.batch.partition) {
+                continue;
+            } else if due > now {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            } else {
+                closed.extend(place.close());
             }
         }
+        state.filled.append(&mut closed);
         (std::mem::take(&mut state.filled), next)
     }
 }
@@ -290,8 +341,7 @@ impl Open {
         id: u64,
         topic: &Arc<str>,
         partition: i32,
-        record: &Record,
-        timestamp_ms: i64,
+        builder: BatchBuilder,
         reserved_bytes: usize,
     ) -> Open {
         let (outcome, receiver) = oneshot::channel();
@@ -300,7 +350,7 @@ impl Open {
                 id,
                 topic: topic.clone(),
                 partition,
-                builder: BatchBuilder::new(record, timestamp_ms),
+                builder,
                 opened_at: Instant::now(),
                 reserved_bytes,
                 outcome,
@@ -309,3 +359,7 @@ impl Open {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "accumulator_tests.rs"]
+mod tests;

@@ -1,14 +1,15 @@
 //! The producer: records wait in batches a partition, one task sends them.
 //!
-//! `accumulator` is where records wait, `sender` the task, `slot` what it keeps of each partition,
-//! `request` one Produce request and its answer, `transaction` what becomes visible together,
-//! `config` the settings.
+//! `accumulator` is where records wait, `spare` the buffers they wait in, `sender` the task, `slot` what
+//! it keeps of each partition, `request` one Produce request and its answer, `transaction` what becomes
+//! visible together, `config` the settings.
 
 mod accumulator;
 mod config;
 mod request;
 mod sender;
 mod slot;
+mod spare;
 mod transaction;
 
 pub use config::{Acks, ProducerConfig};

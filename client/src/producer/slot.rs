@@ -187,7 +187,7 @@ mod tests {
     use std::time::Duration;
 
     fn batch(id: u64) -> Batch {
-        let builder = BatchBuilder::new(&Record::new("t", "v"), 0);
+        let builder = BatchBuilder::new(&Record::new("t", "v"), 0, Vec::new());
         Batch {
             id,
             slot: 0,
