@@ -138,9 +138,11 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
             rank += 1;
         }
         if unformed {
-            // All replicas would write the same first entry, so that two that do it agree.
+            // All founders would write the same first entry, so that two that do it agree. The group may be on its
+            // way to other replicas already, which cannot form it.
             let began = state.tried.unwrap_or(state.since);
-            if rank == 0 && now.duration_since(began) >= FORM_AFTER {
+            let first = place_among(shared, group.founders()) == 0;
+            if first && now.duration_since(began) >= FORM_AFTER {
                 state.tried = Some(now);
                 if let Err(error) = group.initialize().await {
                     tracing::debug!(group = group.id.0, "forming the group: {error}");
@@ -176,11 +178,13 @@ fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
 
 /// This broker's place among the group's living replicas.
 fn rank(shared: &NodeShared, group: &Group) -> u32 {
+    place_among(shared, &group.replicas())
+}
+
+fn place_among(shared: &NodeShared, replicas: &[BrokerId]) -> u32 {
     let alive = |id| shared.transport.is_alive(id);
     let me = shared.transport.identity.broker;
-    place(&group.replicas(), me, alive, |id| {
-        shared.is_in_maintenance(id)
-    })
+    place(replicas, me, alive, |id| shared.is_in_maintenance(id))
 }
 
 /// The place of `me` among the living of `replicas`, those in maintenance last.

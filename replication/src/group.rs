@@ -184,6 +184,11 @@ impl Group {
         membership.voter_ids().nth(1).is_none()
     }
 
+    /// Its first voters; none on a replica that came later.
+    pub fn founders(&self) -> &[BrokerId] {
+        &self.founders
+    }
+
     /// The broker that forms the group, if `me` is among its first voters.
     pub fn first_founder(&self) -> Option<BrokerId> {
         self.founders.first().copied()

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::json;
 use std::io::Write;
 use std::time::{Duration, Instant};
-use tidelog_client::{Admin, ConfigChange, ConfigResource};
+use tidelog_client::{Admin, ConfigChange, ConfigResource, PartitionInfo, Reassignment};
 
 /// The setting of a broker; any tool that alters settings can set it.
 const SETTING: &str = "broker.decommission";
@@ -72,9 +72,18 @@ async fn check(admin: &Admin, id: i32) -> Result<()> {
     for broker in cluster.brokers.iter().filter(|b| b.id != id) {
         staying += usize::from(!leaves(admin, broker.id).await);
     }
+    // Until a move has ended, the replicas that go are among the partition's.
+    let moves = admin.list_reassignments(None).await?;
     for topic in admin.list_topics().await? {
         let held = topic.partitions.iter().filter(|p| p.replicas.contains(&id));
-        let most = held.map(|p| p.replicas.len()).max().unwrap_or(0);
+        let going = |index: i32| {
+            let of = |m: &&Reassignment| {
+                *m.partition.topic == *topic.name && m.partition.partition == index
+            };
+            moves.iter().find(of).map_or(0, |m| m.removing.len())
+        };
+        let count = |p: &PartitionInfo| p.replicas.len().saturating_sub(going(p.index));
+        let most = held.map(count).max().unwrap_or(0);
         if most > staying {
             bail!(
                 "topic {} has {most} replicas, and without broker {id} only {staying} brokers stay; add a broker first",

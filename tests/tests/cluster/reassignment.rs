@@ -5,10 +5,11 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
+use kafka_protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic};
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, BrokerId as NodeId, DescribeQuorumRequest,
-    ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
+    AlterPartitionReassignmentsRequest, BrokerId as NodeId, CreateTopicsRequest,
+    DescribeQuorumRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
 };
 use std::collections::BTreeMap;
 use tidelog_jepsen::{History, check};
@@ -269,4 +270,40 @@ async fn moves_survive_deaths_and_can_be_cancelled() -> Result<()> {
     }
     let written = load.finish().await?;
     judge(&cluster, 4, written.history).await
+}
+
+/// Found by `tidelog-jepsen run --seed 11 --faults move,...`: a partition that began to move before any of its first
+/// replicas was up was formed by nobody when they came, because a newcomer was preferred.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_before_it_was_formed_is_formed() -> Result<()> {
+    let options = ClusterOptions {
+        brokers: 5,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = Cluster::start_with(options).await?;
+    cluster.broker_mut(2).kill()?;
+    cluster.broker_mut(3).kill()?;
+    let first = CreatableReplicaAssignment::default()
+        .with_partition_index(0)
+        .with_broker_ids(vec![NodeId(2), NodeId(3)]);
+    let topic = CreatableTopic::default()
+        .with_name(topic_name(TOPIC))
+        .with_num_partitions(-1)
+        .with_replication_factor(-1)
+        .with_assignments(vec![first]);
+    let request = CreateTopicsRequest::default()
+        .with_timeout_ms(1_000)
+        .with_topics(vec![topic]);
+    let mut wire = Wire::connect(cluster.broker(1).kafka).await?;
+    let created = wire.call(&request, 5).await?;
+    ensure!(created.topics[0].error_code == 0, "{created:?}");
+    ensure!(reassign(&cluster, 1, &[(0, Some(vec![1, 4, 5]))]).await? == [0]);
+    cluster.restart(2).await?;
+    cluster.restart(3).await?;
+    moved(&cluster, 1).await?;
+    ensure!(replicas(&cluster, 1).await?[&0] == [1, 4, 5]);
+    let load = Load::start(&cluster.bootstrap(), TOPIC, 1).await?;
+    load.progress(100, RECOVERY_LIMIT).await?;
+    load.finish().await?;
+    Ok(())
 }
