@@ -1,5 +1,7 @@
 //! Feature levels: one for the whole cluster, kept through restarts, and obeyed.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
@@ -8,8 +10,11 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use tidelog_tests::broker::BrokerId;
+use tidelog_tests::cluster::binary;
 use tidelog_tests::wire::Wire;
 use tidelog_tests::{Cluster, dev, group, wait};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::RECOVERY_LIMIT;
 
@@ -178,5 +183,78 @@ async fn a_folder_of_a_newer_build_is_left_alone() -> Result<()> {
         "{log}"
     );
     ensure!(std::fs::read_to_string(&file)? == newer);
+    Ok(())
+}
+
+/// A field of a protobuf message, with a length below 128.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(bytes.len()).expect("a short field");
+    [&[number << 3 | 2, length], bytes].concat()
+}
+
+/// A frame of the connection between brokers with one message.
+fn frame(message: &[u8]) -> Vec<u8> {
+    let envelope = field(1, message);
+    let length = u32::try_from(envelope.len()).expect("a short frame");
+    [&length.to_le_bytes()[..], &[0; 4], &envelope].concat()
+}
+
+/// A metadata command of a version that comes later, as a broker of a later build sends it to the one that leads.
+fn later_command() -> Vec<u8> {
+    const VERSION: u8 = 99;
+    let varint = |number: u8, value: u8| vec![number << 3, value];
+    let hello = [
+        varint(1, 77),
+        field(2, &[7; 16]),
+        varint(4, 1),
+        varint(7, VERSION),
+    ]
+    .concat();
+    let propose = [field(1, &varint(1, VERSION)), varint(2, 1)].concat();
+    let request = [varint(2, 1), field(14, &propose)].concat();
+    [
+        b"TIDEBLK1".to_vec(),
+        frame(&field(3, &hello)),
+        frame(&request),
+    ]
+    .concat()
+}
+
+/// Whoever skipped it would have other metadata than those who know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_stop_at_a_command_that_they_do_not_know() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    // Those that do not lead the metadata ignore it.
+    let mut connections = Vec::new();
+    for broker in &cluster.brokers {
+        let mut stream = TcpStream::connect(broker.peer).await?;
+        stream.write_all(&later_command()).await?;
+        connections.push(stream);
+    }
+    let reason = format!(
+        "the cluster's metadata.version is 99, and this build knows 1 to {NEWEST}: start this broker with the \
+         build of the other brokers"
+    );
+    // Started again, they stop again. The third learns what is committed only with another one.
+    for _ in 0..2 {
+        let mut stopped = BTreeSet::new();
+        wait::until("two brokers to stop", RECOVERY_LIMIT, async || {
+            for broker in cluster.brokers.iter_mut().filter(|b| b.is_started()) {
+                if let Some(status) = broker.take_ended()? {
+                    ensure!(!status.success(), "broker {}: {status}", broker.id);
+                    stopped.insert(broker.id);
+                }
+            }
+            Ok((stopped.len() >= 2).then_some(()))
+        })
+        .await?;
+        for broker in &mut cluster.brokers {
+            if stopped.contains(&broker.id) {
+                let log = broker.log_tail();
+                ensure!(log.contains(&reason), "broker {}:\n{log}", broker.id);
+                broker.start(binary()?)?;
+            }
+        }
+    }
     Ok(())
 }
