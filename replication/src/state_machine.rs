@@ -298,7 +298,7 @@ pub fn decode_group_state(bytes: &[u8]) -> Result<(GroupMembership, Bytes), Malf
         peer::GroupState::decode(bytes).map_err(|e| Malformed(format!("checkpoint: {e}")))?;
     if state.version != GROUP_STATE_VERSION {
         return Err(Malformed(format!(
-            "checkpoint version {} is not known to this build",
+            "checkpoint version {} is not known to this build: start the broker with the build that wrote it",
             state.version
         )));
     }
@@ -475,5 +475,25 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<GroupSnapshot, io::Error> {
         Ok(self.0.snapshot())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_an_unknown_version_is_refused() {
+        let mut state = peer::GroupState {
+            version: GROUP_STATE_VERSION,
+            membership: None,
+            machine: Bytes::from_static(b"machine"),
+        };
+        let (_, machine) = decode_group_state(&state.encode_to_vec()).expect("own state");
+        assert_eq!(machine, state.machine);
+        state.version += 1;
+        let refused = decode_group_state(&state.encode_to_vec());
+        let message = refused.expect_err("not known").to_string();
+        assert!(message.contains("version 2 is not known"), "{message}");
     }
 }

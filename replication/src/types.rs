@@ -364,3 +364,40 @@ pub fn stored_membership_from_proto(
         membership,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_versioned_metadata_command_is_of_a_kind_of_its_own() {
+        let command = Bytes::from_static(b"command");
+        for (versioned, kind) in [(false, KIND_METADATA), (true, KIND_METADATA_VERSIONED)] {
+            let payload = EntryPayload::Normal(Command::Metadata {
+                command: command.clone(),
+                versioned,
+            });
+            let log_id = log_id(3, 9);
+            let record = entry_to_record(&RaftEntry { log_id, payload });
+            assert_eq!((record.kind, &record.body), (kind, &command));
+            let read = entry_from_parts(9, 3, record.kind, record.body).expect("own entry");
+            let EntryPayload::Normal(Command::Metadata {
+                versioned: read, ..
+            }) = read.payload
+            else {
+                panic!("another command: {read:?}");
+            };
+            assert_eq!(read, versioned);
+        }
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_kind_is_not_taken() {
+        let refused = entry_from_parts(9, 3, KIND_METADATA_VERSIONED + 1, Bytes::new());
+        let message = refused.expect_err("not known").to_string();
+        assert!(
+            message.contains("a newer build has written it"),
+            "{message}"
+        );
+    }
+}

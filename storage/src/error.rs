@@ -20,6 +20,12 @@ pub enum StorageError {
         start: Offset,
         end: Offset,
     },
+    /// A newer build has written it: nothing is wrong with it.
+    #[error(
+        "{}: {what} is not known to this build: start the broker with the build that wrote it",
+        path.display()
+    )]
+    Newer { path: PathBuf, what: String },
     /// Stored bytes do not mean anything.
     #[error("{}: corrupt: {reason}", path.display())]
     Corrupt { path: PathBuf, reason: String },
@@ -46,6 +52,13 @@ impl StorageError {
 
     pub(crate) fn io(path: &Path, source: io::Error) -> StorageError {
         StorageError::from_io(path, source)
+    }
+
+    pub(crate) fn newer(path: &Path, what: impl Into<String>) -> StorageError {
+        StorageError::Newer {
+            path: path.to_owned(),
+            what: what.into(),
+        }
     }
 
     pub(crate) fn corrupt(path: &Path, reason: impl Into<String>) -> StorageError {

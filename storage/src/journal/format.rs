@@ -14,6 +14,8 @@ pub const BATCH_HEADER: usize = 40;
 /// Bytes of the first block that are in use.
 pub const FILE_HEADER: usize = 28;
 const FILE_MAGIC: [u8; 8] = *b"TIDEJRN1";
+/// Bytes of the magic that every version has.
+const FAMILY: usize = 7;
 const BATCH_MAGIC: u32 = 0x5444_4C42;
 /// Larger lengths are damage: no record batch can be this long.
 const PAYLOAD_MAX: u64 = 1 << 31;
@@ -48,6 +50,14 @@ impl FileHead {
         let crc = crc32fast::hash(&block[..24]);
         block[24..FILE_HEADER].copy_from_slice(&crc.to_le_bytes());
         block
+    }
+
+    /// The version of a whole header that is of another one than this build writes.
+    pub fn other_version(block: &[u8]) -> Option<char> {
+        let block = block.get(..FILE_HEADER)?;
+        let crc = u32::from_le_bytes(block[24..].try_into().ok()?);
+        let other = block[..FAMILY] == FILE_MAGIC[..FAMILY] && block[..8] != FILE_MAGIC;
+        (other && crc == crc32fast::hash(&block[..24])).then_some(char::from(block[FAMILY]))
     }
 
     pub fn parse(block: &[u8]) -> Option<FileHead> {
@@ -191,7 +201,15 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads records one after another; `None` where the bytes make no sense.
+/// Why a record of a valid batch cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    Malformed,
+    /// The kind of a record that this build does not know. The checksum is right: a newer build wrote it.
+    Unknown(u8),
+}
+
+/// Reads records one after another.
 pub struct RecordReader<'a> {
     bytes: &'a [u8],
 }
@@ -224,7 +242,16 @@ impl<'a> RecordReader<'a> {
         Some(Bytes::copy_from_slice(self.take(len)?))
     }
 
-    pub fn next_record(&mut self) -> Option<Record> {
+    pub fn next_record(&mut self) -> Result<Record, Unreadable> {
+        match self.bytes.first() {
+            Some(&tag) if !(TAG_ENTRY..=TAG_COMMITTED).contains(&tag) => {
+                Err(Unreadable::Unknown(tag))
+            }
+            _ => self.known_record().ok_or(Unreadable::Malformed),
+        }
+    }
+
+    fn known_record(&mut self) -> Option<Record> {
         let tag = self.u8()?;
         let group = GroupId(self.u64()?);
         Some(match tag {

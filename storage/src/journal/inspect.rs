@@ -2,7 +2,7 @@
 //! it has stopped.
 
 use super::Record;
-use super::format::{BATCH_HEADER, BLOCK, FileHead, RecordReader, blocks};
+use super::format::{BATCH_HEADER, BLOCK, FileHead, RecordReader, Unreadable, blocks};
 use super::recovery::{self, JournalDamage, Recovered, valid_batch};
 use crate::error::StorageError;
 use std::path::{Path, PathBuf};
@@ -65,10 +65,16 @@ pub fn state(dir: &Path) -> Result<JournalState, StorageError> {
 /// the file's size in memory.
 ///
 /// # Errors
-/// [`StorageError::Io`]; [`StorageError::Corrupt`] when the file has no readable head or a valid
+/// [`StorageError::Io`]; [`StorageError::Newer`] when another version wrote it; [`StorageError::Corrupt`] when the file has no readable head or a valid
 /// batch holds a record that makes no sense.
 pub fn read_file(path: &Path) -> Result<JournalFile, StorageError> {
     let bytes = std::fs::read(path).map_err(|e| StorageError::io(path, e))?;
+    if let Some(version) = FileHead::other_version(&bytes) {
+        return Err(StorageError::newer(
+            path,
+            format!("journal version {version}"),
+        ));
+    }
     let head = FileHead::parse(&bytes)
         .ok_or_else(|| StorageError::corrupt(path, "no head of a journal file"))?;
     let mut batches = Vec::new();
@@ -77,9 +83,16 @@ pub fn read_file(path: &Path) -> Result<JournalFile, StorageError> {
         let mut reader = RecordReader::new(payload);
         let mut records = Vec::new();
         while !reader.is_empty() {
-            let record = reader.next_record().ok_or_else(|| {
-                StorageError::corrupt(path, format!("a record in the batch at byte {at}"))
-            })?;
+            let record = reader
+                .next_record()
+                .map_err(|unreadable| match unreadable {
+                    Unreadable::Unknown(kind) => {
+                        StorageError::newer(path, format!("record kind {kind}"))
+                    }
+                    Unreadable::Malformed => {
+                        StorageError::corrupt(path, format!("a record in the batch at byte {at}"))
+                    }
+                })?;
             records.push(record);
         }
         batches.push(JournalBatch {

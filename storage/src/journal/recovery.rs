@@ -5,7 +5,7 @@
 //! acknowledged: that is damage, and is reported instead of silently shortening the log. (A flipped
 //! bit in the very last acknowledged batch looks like the first case; no single copy can tell.)
 
-use super::format::{BATCH_HEADER, BLOCK, BatchHead, FileHead, RecordReader, blocks};
+use super::format::{BATCH_HEADER, BLOCK, BatchHead, FileHead, RecordReader, Unreadable, blocks};
 use super::{EntryRecord, Record};
 use crate::error::StorageError;
 use crate::ids::GroupId;
@@ -122,6 +122,12 @@ pub fn replay(dir: &Path) -> Result<(Recovered, Position, Vec<JournalDamage>), S
     let mut broken: Vec<JournalDamage> = Vec::new();
     for (sequence, path) in files {
         let bytes = std::fs::read(&path).map_err(|e| StorageError::io(&path, e))?;
+        if let Some(version) = FileHead::other_version(&bytes) {
+            return Err(StorageError::newer(
+                &path,
+                format!("journal version {version}"),
+            ));
+        }
         position.next_file = position.next_file.max(sequence + 1);
         let source = Source {
             bytes: &bytes,
@@ -130,6 +136,9 @@ pub fn replay(dir: &Path) -> Result<(Recovered, Position, Vec<JournalDamage>), S
         };
         let look_only = !broken.is_empty();
         let scan = scan(source, replay.last_batch, &mut replay, look_only);
+        if let Some(kind) = replay.unknown {
+            return Err(StorageError::newer(&path, format!("record kind {kind}")));
+        }
         if scan.found_after_break || (look_only && scan.batches > 0) {
             // Valid batches follow an unreadable place, in this file or an earlier one.
             let damage = broken.drain(..).next().unwrap_or(JournalDamage {
@@ -297,6 +306,8 @@ fn later_batch(bytes: &[u8], from: usize, key: Option<u64>, last: u64) -> bool {
 struct Replay {
     groups: BTreeMap<GroupId, RecoveredGroup>,
     damage: Option<JournalDamage>,
+    /// Kind of a record that this build does not know.
+    unknown: Option<u8>,
     last_batch: u64,
     /// Groups whose first entries lay in files that are recycled, and where that shows. Files are
     /// recycled once every group has a checkpoint, so one follows for each of these.
@@ -308,8 +319,13 @@ impl Replay {
         let mut reader = RecordReader::new(payload);
         while !reader.is_empty() {
             let applied = match reader.next_record() {
-                Some(record) => self.apply_record(record, source, at),
-                None => Err("a record in a valid batch is malformed".to_owned()),
+                Ok(record) => self.apply_record(record, source, at),
+                Err(unreadable) => {
+                    if let Unreadable::Unknown(kind) = unreadable {
+                        self.unknown.get_or_insert(kind);
+                    }
+                    Err("a record in a valid batch is malformed".to_owned())
+                }
             };
             if let Err(reason) = applied {
                 self.damage.get_or_insert_with(|| source.damage(at, reason));

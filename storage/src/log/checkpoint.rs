@@ -107,14 +107,12 @@ impl LogState {
     pub fn read(bytes: &[u8], path: &Path) -> Result<LogState, StorageError> {
         let state = LogState::decode(bytes)
             .map_err(|e| StorageError::corrupt(path, format!("log state: {e}")))?;
+        if state.version == 0 {
+            return Err(StorageError::corrupt(path, "log state: it has no version"));
+        }
         if state.version != VERSION {
-            return Err(StorageError::corrupt(
-                path,
-                format!(
-                    "log state version {} is not known to this build",
-                    state.version
-                ),
-            ));
+            let what = format!("log state version {}", state.version);
+            return Err(StorageError::newer(path, what));
         }
         Ok(state)
     }

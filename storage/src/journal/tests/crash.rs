@@ -319,3 +319,43 @@ fn damage_is_reported_at_every_start_until_the_files_are_gone() {
         journal.close();
     }
 }
+
+/// Nothing of it is taken for damage, which would be set aside, or cut.
+#[test]
+fn what_a_newer_build_wrote_is_refused_and_left_alone() {
+    let written = written();
+    let path = written.dir.path().join(&written.name);
+    let mut other_file = written.bytes.clone();
+    other_file[7] = b'2';
+    let crc = crc32fast::hash(&other_file[..24]);
+    other_file[24..28].copy_from_slice(&crc.to_le_bytes());
+
+    let mut other_record = written.bytes.clone();
+    let first = &written.batches[0];
+    other_record[first.start + BATCH_HEADER] = 7;
+    let payload = crc32fast::hash(&other_record[first.start + BATCH_HEADER..first.end]);
+    let head = first.start..first.start + BATCH_HEADER;
+    other_record[head.start + 32..head.start + 36].copy_from_slice(&payload.to_le_bytes());
+    let crc = crc32fast::hash(&other_record[head.start..head.start + 36]);
+    other_record[head.start + 36..head.end].copy_from_slice(&crc.to_le_bytes());
+
+    for (bytes, what) in [
+        (other_file, "journal version 2"),
+        (other_record, "record kind 7"),
+    ] {
+        std::fs::write(&path, &bytes).expect("written");
+        for _ in 0..2 {
+            let refused = Journal::open(config(written.dir.path())).map(|_| ());
+            let message = refused.expect_err("not known").to_string();
+            assert!(
+                message.contains(&format!("{what} is not known")),
+                "{message}"
+            );
+            assert_eq!(std::fs::read(&path).expect("there"), bytes);
+        }
+        let refused = super::super::inspect::read_file(&path)
+            .map(|_| ())
+            .expect_err("not known");
+        assert!(refused.to_string().contains(what), "{refused}");
+    }
+}

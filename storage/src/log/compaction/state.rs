@@ -49,8 +49,12 @@ impl CompactionState {
             return Err(corrupt("its checksum is wrong"));
         }
         let state = CompactionState::decode(message).map_err(|e| corrupt(&e.to_string()))?;
+        if state.version == 0 {
+            return Err(corrupt("it has no version"));
+        }
         if state.version != VERSION {
-            return Err(corrupt("its version is not known to this build"));
+            let what = format!("compaction version {}", state.version);
+            return Err(StorageError::newer(&path, what));
         }
         Ok(state)
     }
@@ -107,6 +111,15 @@ mod tests {
                 "byte {at}"
             );
         }
+        let newer = CompactionState {
+            version: VERSION + 1,
+            ..state
+        };
+        let message = newer.encode_to_vec();
+        let mut bytes = crc32fast::hash(&message).to_be_bytes().to_vec();
+        bytes.extend_from_slice(&message);
+        std::fs::write(&path, bytes).expect("written");
+        assert!(matches!(read(), Err(StorageError::Newer { .. })));
         CompactionState::clear(dir.path()).expect("cleared");
         assert_eq!(read().expect("nothing"), CompactionState::default());
     }
