@@ -221,9 +221,13 @@ impl GroupLog {
     }
 
     /// The entries of `[start, end)` that are there, without a gap among them. Those that a snapshot is
-    /// about to replace are: an apply that was ordered before it may not have read them yet.
-    fn read(&self, start: u64, end: u64, bytes_max: usize) -> Vec<RaftEntry> {
+    /// about to replace are: an apply that was ordered before it may not have read them yet. An error once the
+    /// group is removed: an apply that still waits must not take what is gone for done.
+    fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<RaftEntry>, io::Error> {
         let entries = self.entries.lock();
+        if entries.closed {
+            return Err(closed());
+        }
         let replaced = entries.replaced.iter();
         let replaced = replaced.filter(|entry| entry.log_id.index >= start);
         let first = entries.queue.front().map_or(start, |e| e.log_id.index);
@@ -243,7 +247,7 @@ impl GroupLog {
             }
             out.push(entry.clone());
         }
-        out
+        Ok(out)
     }
 }
 
@@ -266,7 +270,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             Bound::Excluded(n) => *n,
             Bound::Unbounded => u64::MAX,
         };
-        Ok(self.0.read(start, end, usize::MAX))
+        self.0.read(start, end, usize::MAX)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -278,7 +282,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<RaftEntry>, io::Error> {
-        let entries = self.0.read(start, end, MESSAGE_BYTES_MAX);
+        let entries = self.0.read(start, end, MESSAGE_BYTES_MAX)?;
         // A purge can overtake a slow follower's reader: it must see the gap, not skip it.
         if entries.first().is_some_and(|e| e.log_id.index != start) {
             return Err(io::Error::new(
@@ -455,6 +459,9 @@ mod tests {
         assert_eq!(read(&mut store, 5).await, [5]);
         log.note_applied(20);
         assert_eq!(read(&mut store, 3).await, [0; 0]);
+        log.remove();
+        let removed = store.limited_get_log_entries(1, 3).await;
+        assert!(removed.is_err(), "{removed:?}");
         opened.close();
     }
 
