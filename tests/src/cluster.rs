@@ -273,21 +273,35 @@ pub fn binary() -> Result<&'static Path> {
 /// # Errors
 /// When it cannot be built.
 pub fn previous_binary() -> Result<&'static Path> {
-    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = find_previous_binary()?;
+    found.context("this checkout has no history to build it from")
+}
+
+/// As [`previous_binary`]; `None` in a checkout without the history to build it from.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn find_previous_binary() -> Result<Option<&'static Path>> {
+    /// Of `tests/previous`, when the commit is not there.
+    const NO_HISTORY: i32 = 3;
+    static BINARY: OnceLock<Result<Option<PathBuf>, String>> = OnceLock::new();
     let found = BINARY.get_or_init(|| {
         // The crates that it shares with the present build are built by then.
         binary().map_err(|error| format!("{error:#}"))?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("previous");
         let output = Command::new(&script).stderr(Stdio::inherit()).output();
         let output = output.map_err(|error| format!("{}: {error}", script.display()))?;
+        if output.status.code() == Some(NO_HISTORY) {
+            return Ok(None);
+        }
         if !output.status.success() {
             return Err(format!("{} ended with {}", script.display(), output.status));
         }
         let path = String::from_utf8(output.stdout).map_err(|error| error.to_string())?;
-        Ok(PathBuf::from(path.trim()))
+        Ok(Some(PathBuf::from(path.trim())))
     });
     match found {
-        Ok(path) => Ok(path),
+        Ok(path) => Ok(path.as_deref()),
         Err(error) => bail!("no binary of the build before: {error}"),
     }
 }

@@ -1,12 +1,13 @@
 //! The internal topics coordinators live in.
 
 use crate::broker::Broker;
-use crate::metadata::Topic;
 use crate::metadata::changes::{NewTopic, Refused, create_topic};
+use crate::metadata::{MetadataImage, Topic};
 use kafka_protocol::error::ResponseError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tidelog_replication::BrokerId;
 
 /// Consumer groups and committed offsets.
 pub const CONSUMER_OFFSETS: &str = "__consumer_offsets";
@@ -21,6 +22,11 @@ const CREATE_WAIT: Duration = Duration::from_secs(3);
 /// Whether clients may neither write to the topic nor delete it.
 pub fn is_internal(name: &str) -> bool {
     name == CONSUMER_OFFSETS || name == TRANSACTION_STATE
+}
+
+/// Whether first brokers are still to register; one that has left the cluster is not waited for.
+fn is_forming(image: &MetadataImage, mut seeds: impl Iterator<Item = BrokerId>) -> bool {
+    seeds.any(|id| !image.brokers.contains_key(&id) && !image.retired.contains(&id))
 }
 
 /// The partition of `count` that a group or a transactional id belongs to: Kafka's
@@ -43,11 +49,8 @@ pub async fn ensure(broker: &Broker, name: &str) -> Result<Arc<Topic>, Refused> 
         return Ok(topic.clone());
     }
     let image = broker.metadata.load_full();
-    let forming = broker
-        .config
-        .seeds()
-        .iter()
-        .any(|s| !image.brokers.contains_key(&s.broker));
+    let seeds = broker.config.seeds();
+    let forming = is_forming(&image, seeds.iter().map(|s| s.broker));
     if image.brokers.is_empty() || forming {
         // Placed now, the topic would have fewer replicas than it should, for ever.
         return Err(Refused::new(
@@ -67,10 +70,13 @@ pub async fn ensure(broker: &Broker, name: &str) -> Result<Arc<Topic>, Refused> 
         ("compression.type", "producer"),
         ("segment.bytes", &segment_bytes),
     ];
+    let leaving = image.leaving();
+    let stays = |id: &&BrokerId| !leaving.contains(*id);
+    let staying = image.brokers.keys().filter(stays).count();
     let new = NewTopic {
         name: name.to_owned(),
         partitions: Some(setting("num.partitions") as i32),
-        replication_factor: Some(image.brokers.len().min(REPLICAS_MAX) as i16),
+        replication_factor: Some(staying.min(REPLICAS_MAX) as i16),
         assignments: None,
         configs: configs
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -90,6 +96,7 @@ pub async fn ensure(broker: &Broker, name: &str) -> Result<Arc<Topic>, Refused> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::command::RegisterBroker;
 
     /// Values of Java's `String.hashCode`.
     #[test]
@@ -101,5 +108,19 @@ mod tests {
         assert_eq!(partition_for("polygenelubricants", 7), 0);
         let hash = 233 * 961 + 0xD834 * 31 + 0xDD1E;
         assert_eq!(partition_for("é𝄞", 1000), hash % 1000);
+    }
+
+    #[test]
+    fn a_broker_that_has_left_is_not_waited_for() {
+        let seeds = || [1, 2].map(BrokerId).into_iter();
+        let mut image = MetadataImage::default();
+        let one = RegisterBroker {
+            id: 1,
+            ..RegisterBroker::default()
+        };
+        image.brokers.insert(BrokerId(1), one.meta());
+        assert!(is_forming(&image, seeds()));
+        image.retired.insert(BrokerId(2));
+        assert!(!is_forming(&image, seeds()));
     }
 }

@@ -196,6 +196,8 @@ async fn a_damaged_segment_is_neither_copied_nor_served_and_is_mended() -> Resul
         settings: vec![
             setting("log.segment.bytes", "1048576"),
             setting("journal.file.bytes", "4194304"),
+            // Whoever leads first is written to all the time.
+            setting("auto.leader.rebalance.enable", "false"),
         ],
         ..ClusterOptions::default()
     })
