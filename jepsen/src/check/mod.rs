@@ -20,7 +20,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::history::{History, Key, ProcessId, Value};
+use crate::history::{History, Key, Kind, Op, ProcessId, Value};
 
 pub use cycles::Cycles;
 pub use groups::{committed_offset_went_back, undelivered};
@@ -179,9 +179,9 @@ impl Anomaly {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub anomalies: Vec<Anomaly>,
-    /// Acknowledged sends that were checked; a history without any proves nothing.
+    /// Acknowledged sends and transfers that were checked; a history without any proves nothing.
     pub acknowledged_count: usize,
-    /// Distinct (key, offset) pairs that were read.
+    /// Distinct (key, offset) pairs and snapshots of accounts that were read.
     pub read_count: usize,
     /// What Kafka's protocol allows although it may surprise, and how often it was seen.
     pub allowed: BTreeMap<&'static str, usize>,
@@ -220,6 +220,11 @@ impl fmt::Display for Report {
     }
 }
 
+fn done(history: &History, of: impl Fn(&Op) -> bool) -> usize {
+    let events = history.events.iter();
+    events.filter(|e| e.kind == Kind::Ok && of(&e.op)).count()
+}
+
 /// Runs every checker.
 #[must_use]
 pub fn all(history: &History) -> Report {
@@ -251,8 +256,9 @@ pub fn all(history: &History) -> Report {
     ]);
     Report {
         anomalies,
-        acknowledged_count: log.acknowledged_count(),
-        read_count: log.read_count(),
+        acknowledged_count: log.acknowledged_count()
+            + done(history, |op| matches!(op, Op::Transfer { .. })),
+        read_count: log.read_count() + done(history, |op| matches!(op, Op::Snapshot { .. })),
         allowed,
     }
 }

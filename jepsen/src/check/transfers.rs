@@ -181,6 +181,16 @@ mod tests {
     }
 
     #[test]
+    fn transfers_alone_are_something_to_judge() {
+        let mut h = History::default();
+        assert!(!crate::check::all(&h).is_valid(), "nothing was looked at");
+        transfer(&mut h, Kind::Ok, 1, &[("a", 100)]);
+        assert!(!crate::check::all(&h).is_valid(), "nothing was read");
+        snapshot(&mut h, Some("t-0"), &[("a", 1, 100)]);
+        assert!(crate::check::all(&h).is_valid());
+    }
+
+    #[test]
     fn whole_transfers_are_clean_at_every_moment() {
         let found = history(|h| {
             snapshot(h, Some("t-0"), &[]);
