@@ -3,14 +3,15 @@
 mod decommission;
 mod maintenance;
 
-use crate::output::{Table, Target, name_value};
+use crate::output::{Table, Target};
+use crate::settings::{self, Changes};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 use serde_json::json;
 use std::io::Write;
 use std::time::Duration;
-use tidelog_client::{Admin, ConfigChange, ConfigResource, ConfigSource};
+use tidelog_client::{Admin, ConfigResource};
 
 #[derive(Debug, Args)]
 #[command(
@@ -30,10 +31,14 @@ enum Command {
     /// Show the brokers of the cluster
     #[command(after_help = "Example:\n  tidelog broker list --output json")]
     List,
-    /// Show what a broker is set to
-    #[command(after_help = "Example:\n  tidelog broker describe 1 --all")]
+    /// Show what a broker is set to, or what holds for all brokers without their own
+    #[command(
+        after_help = "Examples:\n  tidelog broker describe 1 --all\n  tidelog broker describe all"
+    )]
     Describe {
-        id: i32,
+        /// The broker's id, or all
+        #[arg(value_parser = which)]
+        id: Which,
         /// Also what is left at its default
         #[arg(long)]
         all: bool,
@@ -54,9 +59,21 @@ enum Command {
     #[command(after_help = "Examples:\n  tidelog broker decommission 3\n  \
                       tidelog broker decommission 3 --cancel")]
     Decommission(decommission::Decommission),
-    /// Change settings of a running broker
-    #[command(after_help = "Example:\n  tidelog broker alter 1 --set message.max.bytes=2097152")]
-    Alter(Alter),
+    /// Change settings of a running broker, or those that hold for all brokers without their own
+    #[command(
+        after_help = "Examples:\n  tidelog broker alter 1 --set message.max.bytes=2097152\n  \
+                      tidelog broker alter all --set replication.throttled.rate=50000000"
+    )]
+    Alter {
+        /// The broker's id, or all
+        #[arg(value_parser = which)]
+        id: Which,
+        #[command(flatten)]
+        changes: Changes,
+    },
+    /// Show which versions of each API a broker speaks
+    #[command(after_help = "Example:\n  tidelog broker versions 1")]
+    Versions { id: i32 },
     /// Forget a broker that was lost, or is no longer wanted; its replicas must be moved away first
     ///
     /// A broker of Tidelog that runs then ends, and its id is never taken again: start it anew with an empty
@@ -65,18 +82,33 @@ enum Command {
     Unregister { id: i32 },
 }
 
-#[derive(Debug, Args)]
-struct Alter {
-    id: i32,
-    /// Set NAME to VALUE; may be given several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = name_value)]
-    set: Vec<(String, String)>,
-    /// Back to what it was started with
-    #[arg(long, value_name = "NAME")]
-    delete: Vec<String>,
-    /// Only check whether it could be done
-    #[arg(long)]
-    dry_run: bool,
+/// One broker, or the defaults of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    One(i32),
+    All,
+}
+
+fn which(text: &str) -> Result<Which, String> {
+    if text == "all" {
+        return Ok(Which::All);
+    }
+    let id = text.parse().ok().filter(|&id: &i32| id >= 0);
+    id.map(Which::One)
+        .ok_or_else(|| "is neither the id of a broker nor all".to_owned())
+}
+
+impl Which {
+    /// A broker answers for itself: one that is away would only be waited for.
+    async fn resource(self, admin: &Admin) -> Result<ConfigResource> {
+        match self {
+            Which::One(id) => {
+                check_listed(admin, id).await?;
+                Ok(ConfigResource::Broker(id))
+            }
+            Which::All => Ok(ConfigResource::AllBrokers),
+        }
+    }
 }
 
 impl Broker {
@@ -84,7 +116,10 @@ impl Broker {
         self.target
             .administer(async |admin, json| match self.command {
                 Command::List => list(admin, json).await,
-                Command::Describe { id, all } => describe(admin, id, all, json).await,
+                Command::Describe { id, all } => {
+                    settings::show(admin, &id.resource(admin).await?, all, json).await
+                }
+                Command::Versions { id } => versions(admin, id, json).await,
                 Command::Disk { id } => disk(admin, id, json).await,
                 Command::Maintenance { id, switch, wait } => {
                     check_listed(admin, id).await?;
@@ -94,9 +129,15 @@ impl Broker {
                 Command::Decommission(decommission) => decommission.run(admin, json).await,
                 Command::Unregister { id } => {
                     admin.unregister_broker(id).await?;
-                    done(json, id, "unregistered")
+                    settings::done(json, "broker", id, "unregistered")
                 }
-                Command::Alter(alter) => alter.run(admin, json).await,
+                Command::Alter { id, changes } => {
+                    let action = changes.make(admin, &id.resource(admin).await?).await?;
+                    match id {
+                        Which::One(id) => settings::done(json, "broker", id, action),
+                        Which::All => settings::done(json, "broker", "all", action),
+                    }
+                }
             })
     }
 }
@@ -108,39 +149,6 @@ async fn check_listed(admin: &Admin, id: i32) -> Result<()> {
         bail!("broker {id} is not there, or down; `tidelog broker list` shows those that are up");
     }
     Ok(())
-}
-
-/// Prints what was done: a sentence, or an object.
-fn done(json: bool, id: i32, action: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", json!({"broker": id, "done": action}))?;
-    } else {
-        writeln!(out, "{action} broker {id}")?;
-    }
-    Ok(())
-}
-
-impl Alter {
-    async fn run(self, admin: &Admin, json: bool) -> Result<()> {
-        let set = self.set.into_iter();
-        let set = set.map(|(name, value)| ConfigChange::Set(name, value));
-        let delete = self.delete.into_iter().map(ConfigChange::Delete);
-        let changes: Vec<_> = set.chain(delete).collect();
-        if changes.is_empty() {
-            bail!("nothing to change; give --set or --delete");
-        }
-        check_listed(admin, self.id).await?;
-        let resource = ConfigResource::Broker(self.id);
-        let sent = admin.alter_configs(&resource, &changes, self.dry_run);
-        sent.await?;
-        let action = if self.dry_run {
-            "could alter"
-        } else {
-            "altered"
-        };
-        done(json, self.id, action)
-    }
 }
 
 async fn list(admin: &Admin, json: bool) -> Result<()> {
@@ -206,27 +214,20 @@ async fn disk(admin: &Admin, id: i32, json: bool) -> Result<()> {
     Ok(())
 }
 
-async fn describe(admin: &Admin, id: i32, all: bool, json: bool) -> Result<()> {
+async fn versions(admin: &Admin, id: i32, json: bool) -> Result<()> {
     check_listed(admin, id).await?;
-    let entries = admin.describe_configs(&ConfigResource::Broker(id)).await?;
-    let shown = entries
-        .iter()
-        .filter(|e| all || e.source != ConfigSource::Default);
     let mut out = std::io::stdout().lock();
-    let mut table = Table::new(["SETTING", "VALUE", "FROM"]);
-    for entry in shown {
+    let mut table = Table::new(["KEY", "API", "VERSIONS"]);
+    for api in admin.api_versions(id).await? {
         if json {
             let line = json!({
-                "name": entry.name, "value": entry.value, "source": entry.source.to_string(),
-                "read_only": entry.read_only, "sensitive": entry.sensitive,
+                "broker": id, "key": api.key, "api": api.name, "min": api.min, "max": api.max,
             });
             writeln!(out, "{line}")?;
         }
-        table.row([
-            entry.name.clone(),
-            entry.value.clone().unwrap_or_else(|| "-".to_owned()),
-            entry.source.to_string(),
-        ]);
+        let name = api.name.unwrap_or_else(|| "?".to_owned());
+        let range = format!("{}-{}", api.min, api.max);
+        table.row([api.key.to_string(), name, range]);
     }
     if !json {
         table.print(&mut out)?;

@@ -3,6 +3,7 @@
 use crate::date_time;
 use crate::output::{Table, Target};
 use crate::places::{self, Places, places};
+use crate::settings::{self, Changes};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -10,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidelog_client::{
-    Admin, CommittedOffset, Error, ErrorCode, GroupDescription, StartPosition, TopicPartition,
+    Admin, CommittedOffset, ConfigResource, Error, ErrorCode, GroupDescription, StartPosition,
+    TopicPartition,
 };
 
 #[derive(Debug, Args)]
@@ -51,6 +53,23 @@ enum Command {
         /// TOPIC or TOPIC:PARTITION,...; may be given several times
         #[arg(long, required = true, value_parser = places)]
         topic: Vec<Places>,
+    },
+    /// Show what a group is set to
+    #[command(after_help = "Example:\n  tidelog group settings billing --all")]
+    Settings {
+        group: String,
+        /// Also what is left at its default
+        #[arg(long)]
+        all: bool,
+    },
+    /// Change settings of a group
+    #[command(
+        after_help = "Example:\n  tidelog group alter billing --set consumer.session.timeout.ms=30000"
+    )]
+    Alter {
+        group: String,
+        #[command(flatten)]
+        changes: Changes,
     },
     /// Delete groups that have no members, with their offsets
     #[command(after_help = "Example:\n  tidelog group delete billing")]
@@ -141,6 +160,14 @@ impl Group {
                 Command::ResetOffsets(reset) => reset.run(admin, json).await,
                 Command::DeleteOffsets { group, topic } => {
                     delete_offsets(admin, &group, &topic, json).await
+                }
+                Command::Settings { group, all } => {
+                    settings::show(admin, &ConfigResource::Group(group), all, json).await
+                }
+                Command::Alter { group, changes } => {
+                    let of = ConfigResource::Group(group.clone());
+                    let action = changes.make(admin, &of).await?;
+                    settings::done(json, "group", group, action)
                 }
                 Command::Delete { groups } => delete(admin, &groups, json).await,
             })

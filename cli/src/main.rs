@@ -16,6 +16,8 @@ mod output;
 mod places;
 mod produce;
 mod profile;
+mod progress;
+mod settings;
 mod start;
 mod topic;
 mod txn;

@@ -11,7 +11,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
 };
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use kafka_protocol::protocol::{
+    Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange,
+};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -250,6 +252,11 @@ impl Connection {
                 address: self.inner.address.clone(),
                 api: R::KEY,
             })
+    }
+
+    /// Every API that the broker speaks, with its versions.
+    pub(crate) fn api_ranges(&self) -> Vec<(i16, VersionRange)> {
+        self.inner.versions.ranges()
     }
 
     /// The level of a feature that the whole cluster has agreed on, if it has.

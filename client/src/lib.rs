@@ -30,10 +30,10 @@ mod trace;
 mod versions;
 
 pub use admin::{
-    Admin, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, Election, Feature,
-    GroupDescription, GroupListing, GroupMember, MetadataQuorum, NewTopic, PartitionProducer,
-    QuorumReplica, Reassignment, ReplicaOnDisk, TransactionDescription, TransactionFilters,
-    TransactionListing,
+    Admin, ApiRange, ClusterInfo, ConfigChange, ConfigEntry, ConfigResource, ConfigSource,
+    Election, Feature, GroupDescription, GroupListing, GroupMember, MetadataQuorum, NewTopic,
+    PartitionProducer, QuorumReplica, Reassignment, ReplicaOnDisk, TransactionDescription,
+    TransactionFilters, TransactionListing,
 };
 pub use compression::Compression;
 pub use config::ClientConfig;

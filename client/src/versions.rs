@@ -32,6 +32,17 @@ impl ApiVersions {
         }
     }
 
+    /// Every API with its lowest and highest version, by key.
+    pub(crate) fn ranges(&self) -> Vec<(i16, VersionRange)> {
+        let mut ranges: Vec<_> = self
+            .ranges
+            .iter()
+            .map(|(key, range)| (*key, *range))
+            .collect();
+        ranges.sort_by_key(|(key, _)| *key);
+        ranges
+    }
+
     /// The finalized level of a feature.
     pub(crate) fn feature(&self, name: &str) -> Option<i16> {
         self.features.get(name).copied()

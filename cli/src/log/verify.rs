@@ -3,11 +3,12 @@
 
 use super::journal::folder as journal_folder;
 use super::{name, partition_folders};
+use crate::progress::ProgressLine;
 use anyhow::{Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use tidelog_storage::journal::inspect::state;
 use tidelog_storage::log::inspect::{
@@ -49,12 +50,12 @@ struct Report {
     groups: usize,
     findings: Vec<Finding>,
     /// A person is told how far it is.
-    progress: bool,
+    progress: ProgressLine,
 }
 
 pub fn run(path: &Path, json: bool) -> Result<()> {
     let mut report = Report {
-        progress: std::io::stderr().is_terminal(),
+        progress: ProgressLine::new(),
         ..Report::default()
     };
     if path.is_dir() {
@@ -214,21 +215,15 @@ impl Report {
 
     /// A line that is written over, for a person who watches.
     fn show(&self, folder: &Path) {
-        if self.progress {
-            eprint!(
-                "\r{} partitions, {} MB; {:<50.50}\r",
-                self.partitions,
-                self.bytes / 1_000_000,
-                name(folder)
-            );
-        }
+        let (partitions, megabytes) = (self.partitions, self.bytes / 1_000_000);
+        let name = name(folder);
+        self.progress
+            .show(&format!("{partitions} partitions, {megabytes} MB; {name}"));
     }
 
     fn print(&self, json: bool) -> Result<()> {
         let mut out = std::io::stdout().lock();
-        if self.progress {
-            eprint!("\r{:80}\r", "");
-        }
+        self.progress.clear();
         if json {
             writeln!(out, "{}", self.as_json())?;
             return Ok(());

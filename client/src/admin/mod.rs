@@ -13,6 +13,7 @@ mod quorum;
 mod reassignments;
 mod transactions;
 
+pub use brokers::ApiRange;
 pub use elections::Election;
 pub use features::Feature;
 pub use groups::{GroupDescription, GroupListing, GroupMember};

@@ -230,6 +230,94 @@ async fn brokers_are_shown_and_the_bench_sums_up() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_all_brokers_and_of_groups_are_changed() -> Result<()> {
+    let cluster = one_broker().await?;
+    let at = cluster.bootstrap();
+    let value = |settings: &[Value], name: &str| {
+        let found = settings.iter().find(|s| s["name"] == name);
+        found.map_or(Value::Null, |s| s["value"].clone())
+    };
+    let size = "message.max.bytes";
+    run(
+        &at,
+        &[
+            "broker",
+            "alter",
+            "all",
+            "--set",
+            "message.max.bytes=1500000",
+        ],
+    )?;
+    for of in ["all", "1"] {
+        let told = json(&at, &["broker", "describe", of])?;
+        ensure!(value(&told, size) == "1500000", "{of}: {told:?}");
+    }
+    // A broker's own comes first.
+    run(
+        &at,
+        &["broker", "alter", "1", "--set", "message.max.bytes=1600000"],
+    )?;
+    let told = json(&at, &["broker", "describe", "1"])?;
+    ensure!(value(&told, size) == "1600000", "{told:?}");
+    let all = json(&at, &["broker", "alter", "all", "--delete", size])?;
+    ensure!(
+        all[0]["broker"] == "all" && all[0]["done"] == "altered",
+        "{all:?}"
+    );
+    ensure!(json(&at, &["broker", "describe", "all"])?.is_empty());
+    let wrong = refused(&at, &["broker", "alter", "some", "--set", "a=b"])?;
+    ensure!(
+        wrong.contains("neither the id of a broker nor all"),
+        "{wrong}"
+    );
+
+    let session = "consumer.session.timeout.ms";
+    let set = [
+        "group",
+        "alter",
+        "billing",
+        "--set",
+        "consumer.session.timeout.ms=50000",
+    ];
+    let dry = run(&at, &[&set[..], &["--dry-run"]].concat())?;
+    ensure!(dry == "could alter group billing\n", "{dry}");
+    ensure!(json(&at, &["group", "settings", "billing"])?.is_empty());
+    run(&at, &set)?;
+    let told = json(&at, &["group", "settings", "billing"])?;
+    ensure!(
+        told.len() == 1 && value(&told, session) == "50000",
+        "{told:?}"
+    );
+    let all = json(&at, &["group", "settings", "billing", "--all"])?;
+    ensure!(all.len() > 1, "{all:?}");
+    let wrong = refused(
+        &at,
+        &[
+            "group",
+            "alter",
+            "billing",
+            "--set",
+            "consumer.session.timeout.ms=1",
+        ],
+    )?;
+    ensure!(wrong.contains(session), "{wrong}");
+    let none = refused(&at, &["group", "alter", "billing"])?;
+    ensure!(none.contains("give --set or --delete"), "{none}");
+
+    let apis = json(&at, &["broker", "versions", "1"])?;
+    let produce = apis.first().context("no API")?;
+    ensure!(
+        produce["key"] == 0 && produce["api"] == "Produce" && produce["max"].as_i64() >= Some(12),
+        "{produce}"
+    );
+    ensure!(
+        apis.iter()
+            .any(|api| api["api"] == "AlterPartitionReassignments")
+    );
+    Ok(())
+}
+
 #[test]
 fn completions_and_manual_pages_know_the_commands() -> Result<()> {
     for shell in ["bash", "zsh", "fish"] {

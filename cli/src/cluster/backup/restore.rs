@@ -4,6 +4,7 @@ use super::manifest::{Configs, GroupEntry, Manifest, TopicEntry};
 use super::records::RecordsReader;
 use super::translate::Translation;
 use crate::output::Target;
+use crate::progress::ProgressLine;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
@@ -57,7 +58,13 @@ impl Restore {
             let producer = ProducerConfig::default().with_create_topics(false);
             let producer = Producer::new(target.client()?, producer).await?;
             let mut moved = NewOffsets::new();
-            for topic in &manifest.topics {
+            let progress = ProgressLine::new();
+            let count = manifest.topics.len();
+            for (index, topic) in manifest.topics.iter().enumerate() {
+                let name = &topic.name;
+                progress.show(&format!(
+                    "{index} of {count} topics; {records} records; {name}"
+                ));
                 let restored = self
                     .topic(topic, &manifest, admin, &producer, &mut moved)
                     .await;

@@ -3,6 +3,7 @@
 use super::manifest::{Configs, GroupEntry, Manifest, OffsetEntry, TopicEntry};
 use super::records::RecordsWriter;
 use crate::output::Target;
+use crate::progress::ProgressLine;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
@@ -47,13 +48,20 @@ impl Backup {
         manifest.broker_configs = broker_configs(admin, &brokers).await?;
         let client = target.client()?;
         let cuts = cuts(&client, &topics).await?;
+        let progress = ProgressLine::new();
         for (index, topic) in topics.iter().enumerate() {
+            progress.show(&format!(
+                "{index} of {} topics; {}",
+                topics.len(),
+                topic.name
+            ));
             let resource = ConfigResource::Topic(topic.name.clone());
             let configs = set_for(admin, &resource, ConfigSource::Topic).await?;
             let copied = self.copy(&client, topic, index, configs, &cuts).await;
             let entry = copied.with_context(|| format!("topic {:?}", topic.name))?;
             manifest.topics.push(entry);
         }
+        drop(progress);
         clamp(&mut manifest.groups, &cuts);
         manifest.write(&self.dir)?;
         self.report(&manifest, target.json())
