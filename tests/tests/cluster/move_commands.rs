@@ -132,10 +132,13 @@ async fn coordinators_work_where_their_partitions_come_back_to() -> Result<()> {
             .await
             .with_context(|| format!("commit in round {round}"))?;
         let to = ["topic", "move", "__consumer_offsets", "--to", broker];
-        json(
-            &at,
-            &[&to[..], &["--replicas", "1", "--wait", "60"]].concat(),
-        )?;
+        let to = [&to[..], &["--replicas", "1", "--wait", "60"]].concat();
+        // A broker may still be removing the replicas that it had before.
+        wait::until("the move", RECOVERY_LIMIT, async || match json(&at, &to) {
+            Err(error) if error.to_string().contains("still removing") => Ok(None),
+            moved => moved.map(Some),
+        })
+        .await?;
         let committed = admin.group_offsets("billing").await?;
         let told: Vec<i64> = committed.values().map(|c| c.offset).collect();
         ensure!(told == [offset], "round {round}: {committed:?}");
