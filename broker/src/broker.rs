@@ -14,7 +14,7 @@ use crate::kafka::limits::Limits;
 use crate::kafka::listener;
 use crate::kafka::produce_verify::Verifier;
 use crate::metadata::changes::ProducerIds;
-use crate::metadata::machine::{Machine, Rim};
+use crate::metadata::machine::{Hooks, Machine};
 use crate::metadata::version::NEWEST;
 use crate::metadata::{MetadataImage, members, reconcile};
 use crate::metrics::Metrics;
@@ -132,13 +132,13 @@ impl RunningBroker {
         let (changed, changes) = watch::channel(0);
         let (fail, failed) = watch::channel(None);
         let folder = data_dir.clone();
-        let rim = Rim {
+        let hooks = Hooks {
             note_version: Box::new(move |version| {
                 folder.raise_format(version).map_err(|e| e.to_string())
             }),
             failed: fail.clone(),
         };
-        let machine = Machine::new(metadata.clone(), changed, rim);
+        let machine = Machine::new(metadata.clone(), changed, hooks);
         let node = Node::start(node_config(&config, &data_dir), Box::new(machine)).await?;
         let limits = Limits::new(
             config.int("max.connections") as usize,

@@ -7,11 +7,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::broker::{Broker, BrokerId};
+use crate::dev;
 
 /// From start to ready, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -186,6 +187,27 @@ impl Cluster {
     pub fn bootstrap(&self) -> String {
         let all: Vec<String> = self.brokers.iter().map(|b| b.kafka.to_string()).collect();
         all.join(",")
+    }
+
+    /// What a command of `tidelog` prints about this cluster; it must succeed.
+    ///
+    /// # Errors
+    /// When it does not, with what it says.
+    pub fn command(&self, args: &[&str]) -> Result<String> {
+        let output = dev::run(&[args, &["--bootstrap", &self.bootstrap()]].concat())?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{args:?}: {errors}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// What a command says about this cluster that must fail.
+    ///
+    /// # Errors
+    /// When it succeeds.
+    pub fn refused(&self, args: &[&str]) -> Result<String> {
+        let output = dev::run(&[args, &["--bootstrap", &self.bootstrap()]].concat())?;
+        ensure!(!output.status.success(), "{args:?} succeeded");
+        Ok(String::from_utf8(output.stderr)?)
     }
 
     /// The broker of that id.

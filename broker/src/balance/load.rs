@@ -47,4 +47,11 @@ impl Loads {
             }
         }
     }
+
+    /// Brokers by one side of their load, the smallest first.
+    pub fn sorted_by(&self, side: impl Fn(&Load) -> u64) -> Vec<(BrokerId, Load)> {
+        let mut all: Vec<(BrokerId, Load)> = self.0.iter().map(|(b, load)| (*b, *load)).collect();
+        all.sort_by_key(|(_, load)| side(load));
+        all
+    }
 }

@@ -28,7 +28,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const MOVES_MAX: usize = 32;
 /// Moves in one command.
 const CHANGES_MAX: usize = 1000;
-/// A warning about replicas that nobody can take is repeated after this.
+/// A warning about replicas that nobody can take is not repeated sooner.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What one leader of the metadata group has seen since it leads.
@@ -36,7 +36,17 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 struct Watch {
     /// Since when each broker that is silent has been.
     silent: HashMap<BrokerId, Instant>,
+    /// What was there when a plan had nothing to ask for: until that changes no other will have.
+    settled: Option<Seen>,
     warned: Option<Instant>,
+}
+
+/// What a plan depends on, but for sizes.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    applied_index: u64,
+    alive: BTreeSet<BrokerId>,
+    leaving: BTreeSet<BrokerId>,
 }
 
 /// Plans and asks, while this broker leads the metadata group, until `stop`.
@@ -77,6 +87,14 @@ async fn look(broker: &Broker, seen: &mut Watch) {
     if spread.is_none() && !holds_any(&image, &leaving) {
         return;
     }
+    let now = Seen {
+        applied_index: image.applied_index,
+        alive: alive.clone(),
+        leaving: leaving.clone(),
+    };
+    if seen.settled.as_ref() == Some(&now) {
+        return;
+    }
     let taking = image
         .brokers
         .keys()
@@ -98,6 +116,8 @@ async fn look(broker: &Broker, seen: &mut Watch) {
             ids_of(&picture.leaving.iter().copied().collect::<Vec<_>>())
         );
     }
+    // What is asked for, and what ends, changes the metadata.
+    seen.settled = Some(now).filter(|_| plan.moves.is_empty() && !(spread.is_some() && plan.even));
     if !plan.moves.is_empty() {
         begin(broker, plan.moves).await;
     } else if let Some(id) = spread.filter(|_| plan.even) {

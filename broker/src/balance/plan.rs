@@ -4,7 +4,7 @@
 //! evenly by count, by bytes, and at last preferred leaders, which moves nothing. A move takes one replica's
 //! place in the order of preference. No move puts two replicas into one rack that were in two.
 
-use super::load::{Load, Loads};
+use super::load::Loads;
 use crate::metadata::{MetadataImage, PartitionMeta, Topic};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use tidelog_replication::{BrokerId, GroupId};
@@ -379,15 +379,6 @@ struct Swap {
     small: usize,
     from: BrokerId,
     to: BrokerId,
-}
-
-impl Loads {
-    /// Brokers by one side of their load, the smallest first.
-    fn sorted_by(&self, side: impl Fn(&Load) -> u64) -> Vec<(BrokerId, Load)> {
-        let mut all: Vec<(BrokerId, Load)> = self.brokers().map(|b| (b, self.of(b))).collect();
-        all.sort_by_key(|(_, load)| side(load));
-        all
-    }
 }
 
 #[cfg(test)]

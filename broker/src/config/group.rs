@@ -1,7 +1,8 @@
 //! A consumer group's effective settings.
 
 use super::BrokerConfig;
-use super::table::{GROUP, check, group_setting, nearest};
+use super::check::{check, group_setting, nearest};
+use super::table::GROUP;
 use super::topic::effective;
 use crate::coordinator::group::consumer::assignor::Assignor;
 use crate::coordinator::group::consumer::settings::{ConsumerGroupSettings, MigrationPolicy};

@@ -1,5 +1,6 @@
 //! Settings of a broker: from built-in defaults, a TOML file, the environment and `--set`.
 
+pub mod check;
 pub mod group;
 pub mod table;
 pub mod topic;
@@ -7,9 +8,10 @@ pub mod topic;
 pub use topic::{TopicConfig, broker_value};
 
 use crate::metadata::image::{DECOMMISSION, MAINTENANCE};
+use check::{broker_setting, check, nearest};
 use std::collections::BTreeMap;
 use std::path::Path;
-use table::{BROKER, broker_setting, check, nearest};
+use table::BROKER;
 use tidelog_replication::{BrokerId, PeerAddress};
 
 /// Where an effective value comes from.

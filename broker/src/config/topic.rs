@@ -1,7 +1,8 @@
 //! A topic's effective settings.
 
 use super::BrokerConfig;
-use super::table::{COARSER, TOPIC, TopicSetting, check, nearest, topic_setting};
+use super::check::{check, nearest, topic_setting};
+use super::table::{COARSER, TOPIC, TopicSetting};
 use crate::metadata::MetadataImage;
 use std::collections::BTreeMap;
 use tidelog_replication::BrokerId;

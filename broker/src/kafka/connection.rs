@@ -231,7 +231,7 @@ async fn send_file(socket: &TcpStream, piece: &Slice) -> io::Result<usize> {
 mod tests {
     use super::*;
     use std::io::Write as _;
-    use tokio::net::TcpListener;
+    use tokio::net::TcpSocket;
 
     /// Pieces in memory and of a file arrive in order and whole, also where the socket takes only a part.
     #[tokio::test]
@@ -253,7 +253,11 @@ mod tests {
             part,
         ];
         let expected = pieces.concat();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        // Far smaller than what is sent.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_send_buffer_size(32 * 1024).expect("set");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        let listener = socket.listen(1).expect("listens");
         let address = listener.local_addr().expect("an address");
         let sender = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.expect("accepted");
@@ -261,7 +265,6 @@ mod tests {
             write_all(&mut write, pieces).await
         });
         let mut socket = TcpStream::connect(address).await.expect("connected");
-        tokio::time::sleep(Duration::from_millis(50)).await;
         let mut got = Vec::new();
         socket.read_to_end(&mut got).await.expect("read");
         sender.await.expect("ended").expect("written");

@@ -4,6 +4,7 @@
 //! The log holds committed batches only, so any replica may serve a consumer (KIP-392), and nothing
 //! has to be clamped to a high watermark.
 
+use super::blocking::blocking;
 use super::dispatch::Head;
 use super::fetch_encode::{FetchAnswer, PartitionAnswer, encode};
 use super::fetch_session::Asked;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidelog_replication::BrokerId;
 use tidelog_storage::error::StorageError;
-use tidelog_storage::log::Slice;
+use tidelog_storage::log::PartitionLog;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -56,10 +57,6 @@ pub async fn handle(
         let image = broker.metadata.load_full();
         let mut pass = Pass::new(broker, &image, &request, head.version);
         pass.read_all(&fetch.asked, &waiter);
-        if pass.cold {
-            // Those pages may have to come from the disk, which must not hold up a worker.
-            pass.touch_cold().await;
-        }
         let enough = pass.bytes >= request.min_bytes.max(0) as usize || fetch.asked.is_empty();
         if enough || pass.answer_now || Instant::now() >= deadline {
             let now = std::time::Instant::now();
@@ -86,7 +83,6 @@ struct Pass<'a> {
     bytes: usize,
     /// There is something the client has to know at once: an error, or a better replica.
     answer_now: bool,
-    cold: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -106,7 +102,6 @@ impl<'a> Pass<'a> {
             max_bytes: request.max_bytes.clamp(0, RESPONSE_MAX_BYTES) as usize,
             bytes: 0,
             answer_now: false,
-            cold: false,
         }
     }
 
@@ -208,7 +203,14 @@ impl<'a> Pass<'a> {
             // A consumer of this rack: what comes now is for it to read.
             log.set_read(true);
         }
-        let read = log.read(asked.fetch_offset, upper, max_bytes, first);
+        let read = || log.read(asked.fetch_offset, upper, max_bytes, first);
+        // Every byte is looked at, for its checksum. Pages that may have to come from the disk must not hold up
+        // a worker.
+        let read = if is_cold(log, asked.fetch_offset, upper) {
+            blocking(read)
+        } else {
+            read()
+        };
         let read = read.and_then(|read| {
             if committed {
                 let until = read.next_offset;
@@ -221,9 +223,6 @@ impl<'a> Pass<'a> {
         match read {
             Ok(read) => {
                 self.bytes += read.bytes;
-                self.cold |= read.bytes > 0
-                    && (log.bytes_behind(asked.fetch_offset) > COLD_BYTES
-                        || log.may_have_left_cache(asked.fetch_offset));
                 answer.records = read.slices;
             }
             Err(StorageError::OffsetOutOfRange { .. }) => {
@@ -277,21 +276,9 @@ impl<'a> Pass<'a> {
             }
         }
     }
+}
 
-    /// Reads one byte of each page on a thread that may wait for the disk.
-    async fn touch_cold(&self) {
-        let slices: Vec<Slice> = self
-            .answers
-            .iter()
-            .flat_map(|p| p.records.iter().cloned())
-            .collect();
-        let touched = tokio::task::spawn_blocking(move || {
-            const PAGE: usize = 4096;
-            slices
-                .iter()
-                .flat_map(|s| s.iter().step_by(PAGE))
-                .fold(0_u8, |sum, byte| sum ^ byte)
-        });
-        std::hint::black_box(touched.await.unwrap_or(0));
-    }
+/// Whether what lies between the two may have to come from the disk.
+fn is_cold(log: &PartitionLog, from: i64, upper: i64) -> bool {
+    from < upper && (log.bytes_behind(from) > COLD_BYTES || log.may_have_left_cache(from))
 }

@@ -2,13 +2,12 @@
 
 use super::describe_configs::{RESOURCE_BROKER, RESOURCE_GROUP, RESOURCE_TOPIC};
 use super::{RequestContext, text};
+use crate::config::check::{broker_setting, check, group_setting, nearest, topic_setting};
 use crate::config::group::check_group_settings;
-use crate::config::table::{
-    BROKER, Kind, Scope, broker_setting, check, group_setting, nearest, topic_setting,
-};
+use crate::config::table::{BROKER, Kind, Scope};
 use crate::config::topic::{check_topic_settings, effective};
 use crate::metadata::changes::{Refused, alter_configs, alter_group_configs};
-use crate::metadata::image::MAINTENANCE;
+use crate::metadata::image::{DECOMMISSION, MAINTENANCE};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, IncrementalAlterConfigsRequest,
@@ -88,12 +87,12 @@ pub async fn apply(
         RESOURCE_BROKER => {
             check_broker(&changes)?;
             let broker = broker_of(context, name)?;
-            if broker.is_none() && changes.contains_key(MAINTENANCE) {
+            let of_one = [MAINTENANCE, DECOMMISSION];
+            let of_one = of_one.iter().find(|name| changes.contains_key(**name));
+            if let (None, Some(name)) = (broker, of_one) {
                 return Err(Refused::new(
                     ResponseError::InvalidConfig,
-                    format!(
-                        "{MAINTENANCE} is set for one broker, not for all: somebody has to lead"
-                    ),
+                    format!("{name} is set for one broker, not for all: somebody has to go on"),
                 ));
             }
             (None, broker)

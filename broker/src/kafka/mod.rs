@@ -17,6 +17,7 @@ mod add_partitions_to_txn;
 mod alter_configs;
 mod alter_partition_reassignments;
 mod api_versions;
+mod blocking;
 mod consumer_group_describe;
 mod consumer_group_heartbeat;
 mod create_partitions;

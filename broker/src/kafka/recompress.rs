@@ -1,9 +1,9 @@
 //! `compression.type` of a topic: stores every batch in the topic's codec, whichever the producer used.
 
+use super::blocking::blocking;
 use bytes::Bytes;
 use tidelog_storage::batch::{BatchError, BatchHeader, rebuild};
 use tidelog_storage::compression::Compression;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Batches up to this size are compressed where they come in; that takes some 100 µs at most.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
@@ -26,9 +26,8 @@ pub fn to_codec(
         return Ok(records);
     }
     let work = || rebuild::recompressed(&records, codec).map(Bytes::from);
-    let threads = Handle::try_current().map(|h| h.runtime_flavor());
-    if records.len() > INLINE_BYTES_MAX && matches!(threads, Ok(RuntimeFlavor::MultiThread)) {
-        tokio::task::block_in_place(work)
+    if records.len() > INLINE_BYTES_MAX {
+        blocking(work)
     } else {
         work()
     }

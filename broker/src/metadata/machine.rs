@@ -31,11 +31,11 @@ pub struct Machine {
     image: MetadataImage,
     published: Arc<ArcSwap<MetadataImage>>,
     changed: watch::Sender<u64>,
-    rim: Rim,
+    hooks: Hooks,
 }
 
 /// What a machine does beside its image.
-pub struct Rim {
+pub struct Hooks {
     /// Notes durably that the data are of this `metadata.version` from now on: before they are.
     pub note_version: Box<dyn Fn(u32) -> Result<(), String> + Send>,
     /// Told why the broker cannot go on.
@@ -46,18 +46,18 @@ impl Machine {
     pub fn new(
         published: Arc<ArcSwap<MetadataImage>>,
         changed: watch::Sender<u64>,
-        rim: Rim,
+        hooks: Hooks,
     ) -> Machine {
         Machine {
             image: MetadataImage::default(),
             published,
             changed,
-            rim,
+            hooks,
         }
     }
 
     fn stop<T>(&self, reason: String) -> Result<T, String> {
-        self.rim.failed.send_replace(Some(reason.clone()));
+        self.hooks.failed.send_replace(Some(reason.clone()));
         Err(reason)
     }
 
@@ -76,7 +76,7 @@ impl MetadataMachine for Machine {
             Read::Unknown(reason) => return self.stop(reason),
         };
         if self.image.metadata_version() > version
-            && let Err(reason) = (self.rim.note_version)(self.image.metadata_version())
+            && let Err(reason) = (self.hooks.note_version)(self.image.metadata_version())
         {
             return self.stop(reason);
         }
@@ -95,7 +95,7 @@ impl MetadataMachine for Machine {
             return self.stop(version::too_new(snapshot.version));
         }
         let image = snapshot.image();
-        if let Err(reason) = (self.rim.note_version)(image.metadata_version()) {
+        if let Err(reason) = (self.hooks.note_version)(image.metadata_version()) {
             return self.stop(reason);
         }
         self.image = image;

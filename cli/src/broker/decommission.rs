@@ -1,7 +1,10 @@
 //! `tidelog broker decommission`: everything a broker holds moves to the others.
 
+use super::check_listed;
+use super::maintenance::is_on;
 use anyhow::{Result, bail};
 use clap::Args;
+use futures_util::future::join_all;
 use serde_json::json;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -61,17 +64,14 @@ impl Decommission {
 
 /// Whether the others can take everything; nothing is checked of a broker that is being emptied already.
 async fn check(admin: &Admin, id: i32) -> Result<()> {
-    let cluster = admin.describe_cluster().await?;
-    if !cluster.brokers.iter().any(|b| b.id == id) {
-        bail!("broker {id} is not up; `tidelog broker list` shows those that are");
-    }
+    check_listed(admin, id).await?;
     if leaves(admin, id).await {
         return Ok(());
     }
-    let mut staying = 0;
-    for broker in cluster.brokers.iter().filter(|b| b.id != id) {
-        staying += usize::from(!leaves(admin, broker.id).await);
-    }
+    let brokers = admin.describe_cluster().await?.brokers;
+    let others = brokers.iter().filter(|b| b.id != id);
+    let leaving = join_all(others.map(|broker| leaves(admin, broker.id))).await;
+    let staying = leaving.into_iter().filter(|leaves| !leaves).count();
     // Until a move has ended, the replicas that go are among the partition's.
     let moves = admin.list_reassignments(None).await?;
     for topic in admin.list_topics().await? {
@@ -96,11 +96,7 @@ async fn check(admin: &Admin, id: i32) -> Result<()> {
 
 /// Whether a broker is being emptied; one that does not tell is not.
 async fn leaves(admin: &Admin, id: i32) -> bool {
-    let resource = ConfigResource::Broker(id);
-    let asked = tokio::time::timeout(ASK_LIMIT, admin.describe_configs(&resource)).await;
-    let entries = asked.ok().and_then(Result::ok).unwrap_or_default();
-    let set = entries.iter().find(|entry| entry.name == SETTING);
-    set.is_some_and(|entry| entry.value.as_deref() == Some("true"))
+    is_on(admin, id, SETTING).await == Some(true)
 }
 
 /// What a broker still holds.

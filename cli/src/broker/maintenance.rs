@@ -103,9 +103,14 @@ fn led_by(topics: &[std::sync::Arc<TopicInfo>], id: i32) -> Led {
 
 /// Whether a broker is in maintenance; `None` when it does not tell, or knows no such thing.
 pub async fn state(admin: &Admin, id: i32) -> Option<bool> {
+    is_on(admin, id, SETTING).await
+}
+
+/// Whether a setting of a broker is `true`; `None` when it does not tell, or knows no such thing.
+pub async fn is_on(admin: &Admin, id: i32, setting: &str) -> Option<bool> {
     let resource = ConfigResource::Broker(id);
     let asked = tokio::time::timeout(ASK_LIMIT, admin.describe_configs(&resource));
     let entries = asked.await.ok()?.ok()?;
-    let entry = entries.into_iter().find(|entry| entry.name == SETTING)?;
+    let entry = entries.into_iter().find(|entry| entry.name == setting)?;
     Some(entry.value.as_deref() == Some("true"))
 }

@@ -54,24 +54,10 @@ impl Admin {
     /// lost connection that may be the echo of an attempt that succeeded.
     pub async fn unregister_broker(&self, id: i32) -> Result<()> {
         let request = UnregisterBrokerRequest::default().with_broker_id(BrokerId(id));
-        let mut retry = self.cluster.retry("unregister the broker");
-        loop {
-            let attempt = async {
-                let connection = self.cluster.controller().await?;
-                let deadline = retry.deadline();
-                let response = self.cluster.send(&connection, &request, deadline).await?;
-                let message = response.error_message.as_deref();
-                Error::check(
-                    format!("unregister broker {id}"),
-                    response.error_code,
-                    message,
-                )
-            };
-            let Err(error) = attempt.await else {
-                return Ok(());
-            };
-            retry.pause(error).await?;
-            self.look_again().await;
-        }
+        self.ask_controller("unregister the broker", &request, |_, response| {
+            let what = format!("unregister broker {id}");
+            Error::check(what, response.error_code, response.error_message.as_deref())
+        })
+        .await
     }
 }

@@ -85,28 +85,15 @@ impl Admin {
             .with_timeout_ms(self.broker_timeout_ms())
             .with_feature_updates(vec![update])
             .with_validate_only(validate_only);
-        let mut retry = self.cluster.retry("update the feature");
-        loop {
-            let attempt = async {
-                let connection = self.cluster.controller().await?;
-                let deadline = retry.deadline();
-                let response = self.cluster.send(&connection, &request, deadline).await?;
-                let what = format!("set feature {name:?} to level {level}");
-                Error::check(
-                    &what,
-                    response.error_code,
-                    response.error_message.as_deref(),
-                )?;
-                for result in response.results {
-                    Error::check(&what, result.error_code, result.error_message.as_deref())?;
-                }
-                Ok(())
-            };
-            let Err(error) = attempt.await else {
-                return Ok(());
-            };
-            retry.pause(error).await?;
-            self.look_again().await;
-        }
+        self.ask_controller("update the feature", &request, |_, response| {
+            let what = format!("set feature {name:?} to level {level}");
+            let message = response.error_message.as_deref();
+            Error::check(&what, response.error_code, message)?;
+            for result in response.results {
+                Error::check(&what, result.error_code, result.error_message.as_deref())?;
+            }
+            Ok(())
+        })
+        .await
     }
 }

@@ -26,6 +26,7 @@ pub use configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
 
 use crate::cluster::Cluster;
 use crate::config::ClientConfig;
+use crate::connection::Connection;
 use crate::consumer::Isolation;
 use crate::error::{Error, Result};
 use crate::metadata::{BrokerInfo, TopicInfo};
@@ -39,7 +40,7 @@ use kafka_protocol::messages::{
     BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, TopicName,
 };
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::protocol::{Request, StrBytes};
 use std::sync::Arc;
 
 /// From this version on topics to delete are listed as states, before as names.
@@ -124,23 +125,13 @@ impl Admin {
             .with_topics(vec![creatable])
             .with_timeout_ms(self.broker_timeout_ms())
             .with_validate_only(validate_only);
-        let mut retry = self.cluster.retry("create the topic");
-        loop {
-            let attempt = async {
-                let connection = self.cluster.controller().await?;
-                let deadline = retry.deadline();
-                let response = self.cluster.send(&connection, &request, deadline).await?;
-                let result = response.topics.first();
-                let result = result.ok_or_else(|| left_out(&connection, &topic.name))?;
-                let what = format!("create topic {:?}", topic.name);
-                Error::check(what, result.error_code, result.error_message.as_deref())
-            };
-            let Err(error) = attempt.await else {
-                return Ok(());
-            };
-            retry.pause(error).await?;
-            self.look_again().await;
-        }
+        self.ask_controller("create the topic", &request, |connection, response| {
+            let result = response.topics.first();
+            let result = result.ok_or_else(|| left_out(connection, &topic.name))?;
+            let what = format!("create topic {:?}", topic.name);
+            Error::check(what, result.error_code, result.error_message.as_deref())
+        })
+        .await
     }
 
     /// Deletes topics with all their records.
@@ -218,27 +209,17 @@ impl Admin {
                     .with_assignments(None),
             ])
             .with_timeout_ms(self.broker_timeout_ms());
-        let mut retry = self.cluster.retry("add partitions");
-        loop {
-            let attempt = async {
-                let connection = self.cluster.controller().await?;
-                let deadline = retry.deadline();
-                let response = self.cluster.send(&connection, &request, deadline).await?;
-                let result = response.results.first();
-                let result = result.ok_or_else(|| left_out(&connection, topic))?;
-                let what = format!("add partitions to topic {topic:?}");
-                Error::check(what, result.error_code, result.error_message.as_deref())
-            };
-            let Err(error) = attempt.await else {
-                return Ok(());
-            };
-            let error = as_unknown_topic(error, topic);
-            if matches!(error, Error::UnknownTopic { .. }) {
-                return Err(error);
+        self.ask_controller("add partitions", &request, |connection, response| {
+            let result = response.results.first();
+            let result = result.ok_or_else(|| left_out(connection, topic))?;
+            let what = format!("add partitions to topic {topic:?}");
+            let added = Error::check(what, result.error_code, result.error_message.as_deref());
+            match added.map_err(|error| as_unknown_topic(error, topic)) {
+                Err(error @ Error::UnknownTopic { .. }) => Ok(Err(error)),
+                added => added.map(Ok),
             }
-            retry.pause(error).await?;
-            self.look_again().await;
-        }
+        })
+        .await?
     }
 
     /// The cluster as one broker sees it.
@@ -293,6 +274,28 @@ impl Admin {
     fn broker_timeout_ms(&self) -> i32 {
         let limit = self.cluster.config().request_timeout;
         limit.as_millis().try_into().unwrap_or(i32::MAX)
+    }
+
+    /// Asks the controller, and again while there is no answer, or `read` finds an error in it that may pass.
+    async fn ask_controller<R: Request, T>(
+        &self,
+        what: &'static str,
+        request: &R,
+        read: impl Fn(&Connection, R::Response) -> Result<T>,
+    ) -> Result<T> {
+        let mut retry = self.cluster.retry(what);
+        loop {
+            let attempt = async {
+                let connection = self.cluster.controller().await?;
+                let sent = self.cluster.send(&connection, request, retry.deadline());
+                read(&connection, sent.await?)
+            };
+            match attempt.await {
+                Ok(done) => return Ok(done),
+                Err(error) => retry.pause(error).await?,
+            }
+            self.look_again().await;
+        }
     }
 
     /// Learns the controller anew; the attempt that follows tells why, should this fail.

@@ -87,21 +87,11 @@ impl Admin {
             .with_timeout_ms(self.broker_timeout_ms())
             .with_topics(topics.collect());
         let what = "alter the reassignments";
-        let mut retry = self.cluster.retry(what);
-        loop {
-            let attempt = async {
-                let connection = self.cluster.controller().await?;
-                let deadline = retry.deadline();
-                let response = self.cluster.send(&connection, &request, deadline).await?;
-                Error::check(what, response.error_code, response.error_message.as_deref())?;
-                Ok(response)
-            };
-            match attempt.await {
-                Ok(response) => return Ok(outcomes(response)),
-                Err(error) => retry.pause(error).await?,
-            }
-            self.look_again().await;
-        }
+        self.ask_controller(what, &request, |_, response| {
+            Error::check(what, response.error_code, response.error_message.as_deref())?;
+            Ok(outcomes(response))
+        })
+        .await
     }
 
     /// The moves under way, in order: of these partitions, or all (`None`). Empty when all are done.
@@ -125,21 +115,11 @@ impl Admin {
             .with_timeout_ms(self.broker_timeout_ms())
             .with_topics(topics);
         let what = "list the reassignments";
-        let mut retry = self.cluster.retry(what);
-        let response = loop {
-            let attempt = async {
-                let connection = self.cluster.controller().await?;
-                let deadline = retry.deadline();
-                let response = self.cluster.send(&connection, &request, deadline).await?;
-                Error::check(what, response.error_code, response.error_message.as_deref())?;
-                Ok(response)
-            };
-            match attempt.await {
-                Ok(response) => break response,
-                Err(error) => retry.pause(error).await?,
-            }
-            self.look_again().await;
-        };
+        let asked = self.ask_controller(what, &request, |_, response| {
+            Error::check(what, response.error_code, response.error_message.as_deref())?;
+            Ok(response)
+        });
+        let response = asked.await?;
         let ids = |brokers: Vec<BrokerId>| brokers.into_iter().map(|id| id.0).collect();
         let moving = response.topics.into_iter().flat_map(|topic| {
             let name = topic.name.0;

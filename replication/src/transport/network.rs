@@ -3,6 +3,7 @@
 use super::{Peer, RequestError, Transport};
 use crate::ids::BrokerId;
 use crate::state_machine::{GroupMachine, SnapshotData};
+use crate::throttle::Throttle;
 use crate::types::*;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
@@ -103,11 +104,6 @@ impl Network {
     }
 }
 
-fn bytes_of(rpc: &AppendEntriesRequest<TypeConfig>) -> usize {
-    let records = rpc.entries.iter().map(entry_to_record);
-    records.map(|record| record.body.len()).sum()
-}
-
 /// Wire form of an append request and the payload bytes it carries.
 fn append_to_wire(rpc: AppendEntriesRequest<TypeConfig>) -> (Body, usize) {
     let mut bytes = 0;
@@ -156,10 +152,19 @@ struct Flight {
 }
 
 impl Flight {
-    async fn start(peer: Arc<Peer>, group: u64, rpc: AppendEntriesRequest<TypeConfig>) -> Flight {
+    /// `throttle` holds it back, when there is one.
+    async fn start(
+        peer: Arc<Peer>,
+        group: u64,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        throttle: Option<&Throttle>,
+    ) -> Flight {
         let prev = rpc.prev_log_id;
         let last = rpc.entries.last().map(|e| e.log_id).or(prev);
         let (body, bytes) = append_to_wire(rpc);
+        if let Some(throttle) = throttle {
+            throttle.take(bytes).await;
+        }
         Flight {
             prev,
             last,
@@ -208,7 +213,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let flight = Flight::start(self.peer()?, self.group, rpc).await;
+        let flight = Flight::start(self.peer()?, self.group, rpc, None).await;
         flight
             .land(self.target)
             .await
@@ -239,14 +244,12 @@ impl RaftNetworkV2<TypeConfig> for Network {
             }
             let results = input
                 .then(move |rpc| {
+                    // Nobody waits for a learner.
                     let slow = transport.throttle.is_on() && !machine.is_voter(target);
-                    let held_back = slow.then(|| transport.clone());
-                    let peer = peer.clone();
+                    let (peer, transport) = (peer.clone(), transport.clone());
                     async move {
-                        if let Some(transport) = held_back {
-                            transport.throttle.take(bytes_of(&rpc)).await;
-                        }
-                        Flight::start(peer, group, rpc).await
+                        let throttle = slow.then_some(&transport.throttle);
+                        Flight::start(peer, group, rpc, throttle).await
                     }
                 })
                 .map(move |flight| flight.land(target))

@@ -1,53 +1,15 @@
 //! Replicas move by themselves: to brokers that join, off brokers that leave, and off those that died.
 
 use anyhow::{Context, Result, ensure};
-use kafka_protocol::messages::IncrementalAlterConfigsRequest;
-use kafka_protocol::messages::incremental_alter_configs_request::{
-    AlterConfigsResource, AlterableConfig,
-};
-use kafka_protocol::protocol::StrBytes;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tidelog_tests::broker::BrokerId;
 use tidelog_tests::load::Load;
-use tidelog_tests::wire::Wire;
-use tidelog_tests::{Cluster, ClusterOptions, dev, topics, wait};
+use tidelog_tests::{Cluster, ClusterOptions, topics, wait};
 
 use super::RECOVERY_LIMIT;
 use super::reassignment::{PARTITIONS, TOPIC, has_folder, judge, replicas, under_way, unregister};
-
-fn command(cluster: &Cluster, args: &[&str]) -> Result<std::process::Output> {
-    let bootstrap = cluster.bootstrap();
-    let mut all = args.to_vec();
-    all.extend(["--bootstrap", &bootstrap]);
-    dev::run(&all)
-}
-
-fn run(cluster: &Cluster, args: &[&str]) -> Result<String> {
-    let output = command(cluster, args)?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{args:?}: {errors}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// Sets settings of all brokers.
-async fn set(cluster: &Cluster, asked: BrokerId, settings: &[(&str, &str)]) -> Result<()> {
-    let text = |text: &str| StrBytes::from_string(text.to_owned());
-    let configs = settings.iter().map(|(name, value)| {
-        AlterableConfig::default()
-            .with_name(text(name))
-            .with_value(Some(text(value)))
-    });
-    let resource = AlterConfigsResource::default()
-        .with_resource_type(4)
-        .with_configs(configs.collect());
-    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
-    let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
-    let response = wire.call(&request, 1).await?;
-    ensure!(response.responses[0].error_code == 0, "{response:?}");
-    Ok(())
-}
 
 /// How many replicas each broker has, and how many partitions prefer it.
 async fn shares(cluster: &Cluster, asked: BrokerId) -> Result<BTreeMap<BrokerId, (usize, usize)>> {
@@ -91,30 +53,23 @@ async fn a_cluster_grows_and_shrinks_by_itself_while_it_is_written_to() -> Resul
     let load = Load::start(&cluster.bootstrap(), TOPIC, PARTITIONS).await?;
     load.progress(300, RECOVERY_LIMIT).await?;
     // Without another broker nobody can take what it holds.
-    let refused = command(&cluster, &["broker", "decommission", "1"])?;
-    let errors = String::from_utf8_lossy(&refused.stderr);
-    ensure!(
-        !refused.status.success() && errors.contains("only 2 brokers stay"),
-        "{errors}"
-    );
+    let refused = cluster.refused(&["broker", "decommission", "1"])?;
+    ensure!(refused.contains("only 2 brokers stay"), "{refused}");
     cluster.join(4).await?;
     cluster.join(5).await?;
     wait_until_even(&cluster, 4, &[1, 2, 3, 4, 5]).await?;
     load.progress(300, RECOVERY_LIMIT).await?;
 
-    run(&cluster, &["broker", "decommission", "1", "--no-wait"])?;
-    let told = run(
-        &cluster,
-        &[
-            "broker",
-            "decommission",
-            "2",
-            "--wait",
-            "60",
-            "--output",
-            "json",
-        ],
-    )?;
+    cluster.command(&["broker", "decommission", "1", "--no-wait"])?;
+    let told = cluster.command(&[
+        "broker",
+        "decommission",
+        "2",
+        "--wait",
+        "60",
+        "--output",
+        "json",
+    ])?;
     let told: Vec<Value> = told
         .lines()
         .map(serde_json::from_str)
@@ -127,8 +82,8 @@ async fn a_cluster_grows_and_shrinks_by_itself_while_it_is_written_to() -> Resul
     let first = told.first().context("progress")?;
     ensure!(first["partitions_left"].as_u64() > Some(0), "{told:?}");
     // Goes on where it is, and says the same when it is over.
-    run(&cluster, &["broker", "decommission", "1", "--wait", "60"])?;
-    let over = run(&cluster, &["broker", "decommission", "1"])?;
+    cluster.command(&["broker", "decommission", "1", "--wait", "60"])?;
+    let over = cluster.command(&["broker", "decommission", "1"])?;
     ensure!(over.contains("tidelog broker unregister 1"), "{over}");
     let left = shares(&cluster, 4).await?;
     ensure!(left.keys().eq(&[3, 4, 5]), "{left:?}");
@@ -183,10 +138,10 @@ async fn a_dead_broker_is_replaced_and_an_emptied_one_may_stay() -> Result<()> {
     wait_until_even(&cluster, 3, &[1, 2, 3, 4]).await?;
 
     // Everything goes, and is fetched back.
-    run(&cluster, &["broker", "decommission", "4", "--wait", "60"])?;
+    cluster.command(&["broker", "decommission", "4", "--wait", "60"])?;
     let left = shares(&cluster, 1).await?;
     ensure!(!left.contains_key(&4), "{left:?}");
-    let kept = run(&cluster, &["broker", "decommission", "4", "--cancel"])?;
+    let kept = cluster.command(&["broker", "decommission", "4", "--cancel"])?;
     ensure!(kept.contains("broker 4 stays"), "{kept}");
     wait_until_even(&cluster, 1, &[1, 2, 3, 4]).await?;
     load.progress(300, RECOVERY_LIMIT).await?;
@@ -218,17 +173,17 @@ async fn spreading_waits_to_be_asked_and_keeps_to_its_rate() -> Result<()> {
     let left = shares(&cluster, 1).await?;
     ensure!(!left.contains_key(&4), "{left:?}");
 
-    let rate = RATE.to_string();
-    set(&cluster, 1, &[("replication.throttled.rate", &rate)]).await?;
+    let rate = format!("replication.throttled.rate={RATE}");
+    cluster.command(&["broker", "alter", "all", "--set", &rate])?;
     let started = Instant::now();
-    run(&cluster, &["broker", "decommission", "1", "--wait", "60"])?;
+    cluster.command(&["broker", "decommission", "1", "--wait", "60"])?;
     let took = started.elapsed();
     let least = Duration::from_secs_f64(WRITTEN as f64 / RATE as f64) / 2;
     ensure!(took > least, "6 MiB at 1 MiB/s were moved in {took:?}");
     let left = shares(&cluster, 2).await?;
     ensure!(left.keys().eq(&[2, 3, 4]), "{left:?}");
 
-    run(&cluster, &["broker", "decommission", "1", "--cancel"])?;
-    set(&cluster, 1, &[("balance.enable", "true")]).await?;
+    cluster.command(&["broker", "decommission", "1", "--cancel"])?;
+    cluster.command(&["broker", "alter", "all", "--set", "balance.enable=true"])?;
     wait_until_even(&cluster, 2, &[1, 2, 3, 4]).await
 }

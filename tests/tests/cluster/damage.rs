@@ -20,7 +20,7 @@ const STEP: u64 = 300;
 const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until a started broker has ended by itself with a failure; what it printed since.
-async fn ended(broker: &mut Broker, printed_before: usize) -> Result<String> {
+pub async fn ended(broker: &mut Broker, printed_before: usize) -> Result<String> {
     let what = format!("broker {} ends by itself", broker.id);
     let status = wait::until(&what, END_LIMIT, async || broker.take_ended()).await;
     let log = fs::read_to_string(&broker.log_path)?;
@@ -30,7 +30,7 @@ async fn ended(broker: &mut Broker, printed_before: usize) -> Result<String> {
     Ok(said)
 }
 
-fn printed_bytes(broker: &Broker) -> usize {
+pub fn printed_bytes(broker: &Broker) -> usize {
     fs::metadata(&broker.log_path).map_or(0, |meta| meta.len() as usize)
 }
 

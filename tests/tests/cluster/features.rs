@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::RECOVERY_LIMIT;
+use super::damage::{ended, printed_bytes};
 
 pub(super) const GROUP: &str = "group.version";
 pub(super) const METADATA: &str = "metadata.version";
@@ -171,13 +172,9 @@ async fn a_folder_of_a_newer_build_is_left_alone() -> Result<()> {
         &format!("\"format_version\": {}", NEWEST + 1),
     );
     std::fs::write(&file, &newer)?;
+    let before = printed_bytes(cluster.broker(3));
     cluster.start_one(3)?;
-    let status = wait::until("broker 3 to end", RECOVERY_LIMIT, async || {
-        cluster.broker_mut(3).take_ended()
-    })
-    .await?;
-    ensure!(!status.success());
-    let log = cluster.broker(3).log_tail();
+    let log = ended(cluster.broker_mut(3), before).await?;
     ensure!(
         log.contains("start this broker with the build of the other brokers"),
         "{log}"

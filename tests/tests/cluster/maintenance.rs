@@ -11,26 +11,16 @@ use serde_json::Value;
 use tidelog_tests::broker::BrokerId;
 use tidelog_tests::load::Load;
 use tidelog_tests::wire::Wire;
-use tidelog_tests::{Cluster, dev, topics, wait};
+use tidelog_tests::{Cluster, topics, wait};
 
 use super::{RECOVERY_LIMIT, judge};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: i32 = 9;
 
-fn run(cluster: &Cluster, args: &[&str]) -> Result<String> {
-    let bootstrap = cluster.bootstrap();
-    let mut all = args.to_vec();
-    all.extend(["--bootstrap", &bootstrap]);
-    let output = dev::run(&all)?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{args:?}: {errors}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
 /// Who is in maintenance, as `broker list` shows it.
 fn in_maintenance(cluster: &Cluster) -> Result<Vec<i64>> {
-    let listed = run(cluster, &["broker", "list", "--output", "json"])?;
+    let listed = cluster.command(&["broker", "list", "--output", "json"])?;
     let brokers = listed.lines().map(serde_json::from_str::<Value>);
     let brokers: Vec<Value> = brokers.collect::<Result<_, _>>()?;
     let those = brokers.iter().filter(|b| b["maintenance"] == true);
@@ -59,14 +49,11 @@ async fn a_broker_in_maintenance_leads_nothing_until_it_is_off() -> Result<()> {
     let load = Load::start(&cluster.bootstrap(), TOPIC, PARTITIONS).await?;
     load.progress(300, RECOVERY_LIMIT).await?;
 
-    let on = run(
-        &cluster,
-        &["broker", "maintenance", "1", "on", "--output", "json"],
-    )?;
+    let on = cluster.command(&["broker", "maintenance", "1", "on", "--output", "json"])?;
     let on: Value = serde_json::from_str(&on)?;
     ensure!(on["maintenance"] == true && on["leaders"] == 0, "{on}");
     ensure!(in_maintenance(&cluster)? == [1]);
-    let quorum = run(&cluster, &["cluster", "quorum", "--output", "json"])?;
+    let quorum = cluster.command(&["cluster", "quorum", "--output", "json"])?;
     let quorum: Value = serde_json::from_str(&quorum)?;
     ensure!(quorum["leader"] != 1, "{quorum}");
 
@@ -90,30 +77,35 @@ async fn a_broker_in_maintenance_leads_nothing_until_it_is_off() -> Result<()> {
 
     leads_again(&cluster, 2).await?;
     ensure!(led_by(&cluster, 2, 1).await? == 0);
-    run(&cluster, &["broker", "maintenance", "1", "off"])?;
+    cluster.command(&["broker", "maintenance", "1", "off"])?;
     leads_again(&cluster, 1).await?;
     ensure!(in_maintenance(&cluster)?.is_empty());
     load.progress(300, RECOVERY_LIMIT).await?;
     let written = load.finish().await?;
     judge(&cluster, TOPIC, PARTITIONS, written.history).await?;
 
-    for (name, value, code) in [
+    for (broker, value, code) in [
         // For all brokers at once it makes no sense.
         ("", "true", ResponseError::InvalidConfig),
         ("1", "perhaps", ResponseError::InvalidConfig),
         ("7", "true", ResponseError::InvalidRequest),
     ] {
-        let answered = set(&cluster, name, value).await?;
-        ensure!(answered == code.code(), "{name}={value}: {answered}");
+        for setting in ["broker.maintenance", "broker.decommission"] {
+            let answered = set(&cluster, broker, setting, value).await?;
+            ensure!(
+                answered == code.code(),
+                "{setting}={value} of {broker:?}: {answered}"
+            );
+        }
     }
     Ok(())
 }
 
 /// Sets it as any Kafka client can.
-async fn set(cluster: &Cluster, broker: &str, value: &str) -> Result<i16> {
+async fn set(cluster: &Cluster, broker: &str, setting: &str, value: &str) -> Result<i16> {
     let text = |text: &str| StrBytes::from_string(text.to_owned());
     let config = AlterableConfig::default()
-        .with_name(text("broker.maintenance"))
+        .with_name(text(setting))
         .with_value(Some(text(value)));
     let resource = AlterConfigsResource::default()
         .with_resource_type(4)

@@ -8,6 +8,7 @@ use tidelog_tests::{Cluster, wait};
 
 use super::RECOVERY_LIMIT;
 use super::operator_commands::{json, refused, run};
+use super::reassignment::start;
 
 /// A partition as `topic describe` shows it.
 fn described(bootstrap: &str, partition: usize) -> Result<Value> {
@@ -23,7 +24,7 @@ fn moving(bootstrap: &str) -> Result<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_moved_by_commands_and_a_broker_is_unregistered() -> Result<()> {
-    let mut cluster = Cluster::start().await?;
+    let mut cluster = start().await?;
     cluster.join(4).await?;
     let at = cluster.bootstrap();
     create(&at, "orders", 4).await?;

@@ -25,7 +25,7 @@ pub const TOPIC: &str = "moving";
 pub const PARTITIONS: i32 = 4;
 
 /// Three brokers; what joins them gets nothing by itself.
-async fn start() -> Result<Cluster> {
+pub async fn start() -> Result<Cluster> {
     let options = ClusterOptions {
         settings: vec![("balance.enable".to_owned(), "false".to_owned())],
         ..ClusterOptions::default()

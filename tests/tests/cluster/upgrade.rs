@@ -22,6 +22,7 @@ use tidelog_tests::wire::Wire;
 use tidelog_tests::{Cluster, ClusterOptions, dev, read, topics, wait};
 use tokio::task::JoinHandle;
 
+use super::damage::{ended, printed_bytes};
 use super::features::{GROUP, METADATA, NEWEST, level, update};
 use super::{RECOVERY_LIMIT, judge};
 
@@ -114,33 +115,21 @@ impl Reader {
     }
 }
 
-fn run(cluster: &Cluster, args: &[&str]) -> Result<()> {
-    let bootstrap = cluster.bootstrap();
-    let mut all = args.to_vec();
-    all.extend(["--bootstrap", &bootstrap]);
-    let output = dev::run(&all)?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{args:?}: {errors}");
-    Ok(())
-}
-
 /// Restarts a broker with the binary that is in use, as docs/operations.md says.
 async fn change(cluster: &mut Cluster, id: BrokerId) -> Result<()> {
     let named = id.to_string();
-    run(cluster, &["broker", "maintenance", &named, "on"])?;
+    cluster.command(&["broker", "maintenance", &named, "on"])?;
     cluster.broker_mut(id).stop().await?;
     cluster.restart(id).await?;
-    run(cluster, &["broker", "maintenance", &named, "off"])
+    cluster.command(&["broker", "maintenance", &named, "off"])?;
+    Ok(())
 }
 
 /// What clients do, whichever brokers run which build: topics are made and grown, transactions commit and abort,
 /// a partition moves.
 async fn everything_works(cluster: &Cluster, name: &str) -> Result<()> {
     topics::create(cluster, name, 2, 3).await?;
-    run(
-        cluster,
-        &["topic", "alter", name, "--config", "retention.ms=3600000"],
-    )?;
+    cluster.command(&["topic", "alter", name, "--config", "retention.ms=3600000"])?;
     let mut producer = TxnProducer::init(cluster, name, 60_000, false).await?;
     for (value, commits) in [("kept", true), ("dropped", false), ("kept too", true)] {
         let (code, _) = producer.produce(cluster, name, 0, &[value]).await?;
@@ -306,13 +295,9 @@ async fn builds_run_together_until_all_know_the_next_level() -> Result<()> {
 async fn the_old_build_is_refused(cluster: &mut Cluster) -> Result<()> {
     cluster.use_binary(previous_binary()?);
     cluster.broker_mut(3).stop().await?;
+    let before = printed_bytes(cluster.broker(3));
     cluster.start_one(3)?;
-    let status = wait::until("broker 3 to end", RECOVERY_LIMIT, async || {
-        cluster.broker_mut(3).take_ended()
-    })
-    .await?;
-    ensure!(!status.success());
-    let log = cluster.broker(3).log_tail();
+    let log = ended(cluster.broker_mut(3), before).await?;
     ensure!(
         log.contains(&format!(
             "format version {NEWEST} is not known to this build"

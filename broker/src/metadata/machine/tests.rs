@@ -114,7 +114,7 @@ impl Stand {
         let noted = Arc::new(std::sync::Mutex::new(Vec::new()));
         let note = noted.clone();
         let (fail, failed) = watch::channel(None);
-        let rim = Rim {
+        let hooks = Hooks {
             note_version: Box::new(move |version| {
                 note.lock().expect("no panic").push(version);
                 Ok(())
@@ -122,7 +122,7 @@ impl Stand {
             failed: fail,
         };
         let published = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
-        let machine = Machine::new(published, watch::channel(0).0, rim);
+        let machine = Machine::new(published, watch::channel(0).0, hooks);
         Stand {
             machine,
             noted,
