@@ -40,7 +40,7 @@ struct Run {
     )]
     workload: Vec<String>,
     /// Any of kill, pause, restart, partition, slow, lossy, power-loss, disk-error, disk-full,
-    /// disk-stall, disk-slow, damage; or none
+    /// disk-stall, disk-slow, damage, clock, move, drain, maintenance, join; or none
     #[arg(long, value_delimiter = ',', default_values = schedule::KINDS)]
     faults: Vec<String>,
     /// Whose brokers: tidelog, or kafka from the jars in the folder that KAFKA_LIBS names

@@ -4,11 +4,12 @@ use super::latencies::Latencies;
 use super::topic::LoadTopic;
 use super::value;
 use crate::output::Target;
+use crate::progress::ProgressLine;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 use tidelog_client::{
     Admin, Compression, Consumer, ConsumerConfig, Producer, ProducerConfig, Record, StartPosition,
@@ -147,6 +148,7 @@ struct Phase {
     record_bytes: u64,
     began: Instant,
     shown: Option<Instant>,
+    progress: ProgressLine,
     records: u64,
     seconds: f64,
     latencies: Latencies,
@@ -159,6 +161,7 @@ impl Phase {
             record_bytes,
             began: Instant::now(),
             shown: None,
+            progress: ProgressLine::new(),
             records: 0,
             seconds: 0.0,
             latencies: Latencies::default(),
@@ -168,20 +171,19 @@ impl Phase {
     /// A line that is written over, for a person who watches.
     fn show(&mut self, records: u64, of: u64) {
         let last = self.shown.unwrap_or(self.began);
-        if last.elapsed() < SHOW_EVERY || !std::io::stderr().is_terminal() {
+        if last.elapsed() < SHOW_EVERY {
             return;
         }
         self.shown = Some(Instant::now());
         let rate = records as f64 / self.began.elapsed().as_secs_f64();
-        eprint!("\r{}: {records} of {of} records, {rate:.0}/s   ", self.what);
+        let text = format!("{}: {records} of {of} records, {rate:.0}/s", self.what);
+        self.progress.show(&text);
     }
 
     fn end(&mut self, records: u64) {
         self.records = records;
         self.seconds = self.began.elapsed().as_secs_f64().max(1e-9);
-        if self.shown.is_some() {
-            eprint!("\r{:60}\r", "");
-        }
+        self.progress.clear();
     }
 
     fn rate(&self) -> f64 {

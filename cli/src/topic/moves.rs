@@ -2,11 +2,12 @@
 
 use crate::output::{Table, ids};
 use crate::places::{self, Places, places};
+use crate::progress::ProgressLine;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 use tidelog_client::{Admin, Error, Reassignment, TopicPartition};
 
@@ -188,21 +189,14 @@ async fn wait(
     limit: Duration,
 ) -> Result<BTreeSet<TopicPartition>> {
     let deadline = Instant::now() + limit;
-    let shown = std::io::stderr().is_terminal();
+    let progress = ProgressLine::new();
     loop {
         let moving = admin.list_reassignments(Some(&places)).await?;
-        let over = moving.is_empty() || Instant::now() >= deadline;
-        if shown && !limit.is_zero() {
-            if over {
-                eprint!("\r{:60}\r", "");
-            } else {
-                let done = places.len() - moving.len();
-                eprint!("\rmoved: {done} of {} partitions   ", places.len());
-            }
-        }
-        if over {
+        if moving.is_empty() || Instant::now() >= deadline {
             return Ok(moving.into_iter().map(|m| m.partition).collect());
         }
+        let done = places.len() - moving.len();
+        progress.show(&format!("moved: {done} of {} partitions", places.len()));
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }

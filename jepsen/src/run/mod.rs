@@ -2,7 +2,7 @@
 //! healed, read and judged.
 //!
 //! - [`network`]: a host a broker, and cuts between them. [`disk`]: a disk a broker, and what happens to
-//!   it; [`damage`]: to its files. [`process`]: a broker;
+//!   it; [`damage`]: to its files. [`clock`]: a clock a broker. [`process`]: a broker;
 //!   [`peer`]: ours, or Apache Kafka's.
 //! - [`schedule`]: which faults when, from the seed. [`nemesis`]: makes them happen; [`members`]: those that move
 //!   replicas.
@@ -13,6 +13,7 @@
 
 pub mod churn;
 pub mod clients;
+pub mod clock;
 pub mod damage;
 pub mod disk;
 pub mod ending;
@@ -167,6 +168,12 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
         }
         None => false,
     };
+    if options.faults.contains("clock")
+        && let Err(error) = clock::Clock::library()
+    {
+        skipped.push(format!("clock: {error:#}"));
+        options.faults.remove("clock");
+    }
     for line in &skipped {
         println!("skipped {line}");
     }
@@ -213,6 +220,9 @@ fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemes
     let brokers: Result<Vec<Process>> = (1..=count)
         .map(|id| {
             let disk = has_disks.then(|| disk::Disk::create(&options.dir, &format!("disk-{id}")));
+            let has_clock = options.faults.contains("clock");
+            let clock =
+                has_clock.then(|| clock::Clock::create(options.dir.join(format!("clock-{id}"))));
             let mut broker = Process::new(
                 &network,
                 id,
@@ -220,6 +230,7 @@ fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemes
                 &options.dir,
                 &options.peer,
                 disk.transpose()?,
+                clock.transpose()?,
             )?;
             broker.away = id > seeds;
             Ok(broker)

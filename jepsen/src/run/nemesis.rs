@@ -147,7 +147,7 @@ impl Nemesis {
             Fault::Kill(who) | Fault::Pause(who) | Fault::Restart(who) => who,
             Fault::Slow(who) | Fault::Lossy(who) | Fault::PowerLoss(who) => who,
             Fault::DiskError(who) | Fault::DiskFull(who) | Fault::DiskStall(who) => who,
-            Fault::DiskSlow(who) | Fault::Damage(who) => who,
+            Fault::DiskSlow(who) | Fault::Damage(who) | Fault::Clock(who, _) => who,
             Fault::Join => {
                 for broker in &mut self.brokers {
                     broker.away = false;
@@ -188,6 +188,7 @@ impl Nemesis {
                 Fault::DiskFull(_) if !self.off.contains(id) => self.disk(*id)?.fill()?,
                 Fault::DiskStall(_) if !self.off.contains(id) => self.disk(*id)?.freeze()?,
                 Fault::Damage(_) => self.damage(*id)?,
+                Fault::Clock(_, seconds) => self.broker(*id).set_clock(seconds)?,
                 _ => {}
             }
         }
@@ -304,6 +305,7 @@ impl Nemesis {
                 disk.thaw();
                 disk.empty();
             }
+            broker.set_clock(0)?;
             broker.signal(Signal::CONT);
         }
         self.start_all()?;

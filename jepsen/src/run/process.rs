@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::clock::Clock;
 use super::disk::Disk;
 use super::network::{Host, Network};
 use super::peer::{Peer, Place};
@@ -21,6 +22,8 @@ pub struct Process {
     pub data_dir: PathBuf,
     /// When it has one of its own.
     pub disk: Option<Disk>,
+    /// When its clock can be moved.
+    pub clock: Option<Clock>,
     /// It is not there yet: starting it does nothing.
     pub away: bool,
     /// Parts of its log, in bytes, that were written while its disk failed.
@@ -42,6 +45,7 @@ impl Process {
         dir: &Path,
         peer: &Peer,
         disk: Option<Disk>,
+        clock: Option<Clock>,
     ) -> Result<Self> {
         let hosts: Vec<String> = (1..=seeds)
             .map(|id| network.address(Host::Broker(id)))
@@ -66,6 +70,7 @@ impl Process {
             log_path: dir.join(format!("broker-{id}.log")),
             data_dir,
             disk,
+            clock,
             away: false,
             log_off: Vec::new(),
             namespace: network.namespace(id),
@@ -95,7 +100,9 @@ impl Process {
                 "setpriv",
                 "--pdeathsig",
                 "KILL",
+                "env",
             ])
+            .args(self.clock.iter().flat_map(Clock::environment))
             .arg(command.get_program())
             .args(command.get_args())
             .stdin(Stdio::null())
@@ -125,6 +132,16 @@ impl Process {
             // It may have ended this moment.
             let _ = kill_process(Pid::from_child(child), signal);
         }
+    }
+
+    /// Its clock is this many seconds off from now on, if it can be moved.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn set_clock(&self, seconds: i64) -> Result<()> {
+        self.clock
+            .as_ref()
+            .map_or(Ok(()), |clock| clock.set(seconds))
     }
 
     fn log_bytes(&self) -> usize {

@@ -62,6 +62,8 @@ pub enum Fault {
     DiskSlow(Who),
     /// kill -9, and files that are no longer written are damaged before the start.
     Damage(Who),
+    /// The wall clock is off by this many seconds, until healed.
+    Clock(Who, i64),
     /// Partitions move to other brokers, with more or fewer replicas; some moves are cancelled. The number says
     /// which and where.
     Move(u64),
@@ -80,7 +82,7 @@ impl fmt::Display for Fault {
 }
 
 /// The kinds of faults a run may be limited to.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     "kill",
     "pause",
     "restart",
@@ -93,6 +95,7 @@ pub const KINDS: [&str; 16] = [
     "disk-stall",
     "disk-slow",
     "damage",
+    "clock",
     "move",
     "drain",
     "maintenance",
@@ -110,6 +113,9 @@ pub const DISK_KINDS: [&str; 5] = [
     "disk-stall",
     "disk-slow",
 ];
+
+/// How far clocks go wrong, in seconds. A day would be enough for producers to be forgotten, as it should be.
+const CLOCKS: [i64; 6] = [-3_600, -70, -2, 2, 70, 3_600];
 
 /// Quiet, then faults, then healed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +171,7 @@ fn fault(random: &mut Random, kind: &str, brokers: i32, damaged: i32) -> Fault {
         "disk-slow" => Fault::DiskSlow(any),
         // Always the same one of a run: what it has is given back by the others.
         "damage" => Fault::Damage(Who::One(damaged)),
+        "clock" => Fault::Clock(any, random.pick(&CLOCKS)),
         "move" => Fault::Move(random.number()),
         "drain" => Fault::Drain(one),
         "maintenance" => Fault::Maintenance(one),

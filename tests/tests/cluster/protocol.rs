@@ -2,11 +2,13 @@
 //! broker's own for the answer, and the handshake around it.
 
 mod calls;
+mod configs;
 mod fetch;
 mod groups;
 mod next_groups;
 mod operators;
 mod table;
+mod topics;
 mod transactions;
 
 use std::collections::BTreeMap;

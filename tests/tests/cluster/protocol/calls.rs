@@ -6,25 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::alter_configs_request::{
-    AlterConfigsResource, AlterableConfig as WholeConfig,
-};
-use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::create_topics_request::{
-    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
-};
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
-use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
-use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::incremental_alter_configs_request::{
-    AlterConfigsResource as IncrementalResource, AlterableConfig,
-};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
@@ -39,12 +27,13 @@ use tidelog_tests::wait;
 use tidelog_tests::wire::Wire;
 use uuid::Uuid;
 
+use super::configs::{alter_configs, describe_configs, incremental_alter_configs};
+use super::topics::{create_partitions, create_topic, create_topics, delete_topics};
+
 pub const TOPIC: &str = "sample";
 pub const MISSING: &str = "missing";
-const TIMEOUT_MS: i32 = 20_000;
+pub const TIMEOUT_MS: i32 = 20_000;
 pub const LEADER_LIMIT: Duration = Duration::from_secs(30);
-const TOPIC_RESOURCE: i8 = 2;
-const BROKER_RESOURCE: i8 = 4;
 
 /// A topic that requests are about.
 pub struct Sample {
@@ -528,105 +517,6 @@ impl Sample {
     }
 }
 
-pub async fn create_topic(wire: &mut Wire, name: &str, partitions: i32) -> Result<Uuid> {
-    let topic = CreatableTopic::default()
-        .with_name(topic_name(name))
-        .with_num_partitions(partitions)
-        .with_replication_factor(1);
-    let request = CreateTopicsRequest::default()
-        .with_timeout_ms(TIMEOUT_MS)
-        .with_topics(vec![topic]);
-    let response = wire.call(&request, 7).await?;
-    ensure_codes(response.topics.iter().map(|t| t.error_code), &[0])?;
-    Ok(response.topics[0].topic_id)
-}
-
-pub async fn create_topics(wire: &mut Wire, version: i16) -> Result<()> {
-    let topic = |name: String| {
-        CreatableTopic::default()
-            .with_name(topic_name(&name))
-            .with_num_partitions(1)
-            .with_replication_factor(1)
-    };
-    let config = |name: &str, value: &str| {
-        CreatableTopicConfig::default()
-            .with_name(text(name))
-            .with_value(Some(text(value)))
-    };
-    let assignment = CreatableReplicaAssignment::default()
-        .with_partition_index(0)
-        .with_broker_ids(vec![BrokerId(1)]);
-    let good =
-        topic(format!("created-{version}")).with_configs(vec![config("retention.ms", "1000")]);
-    let assigned = topic(format!("assigned-{version}"))
-        .with_num_partitions(-1)
-        .with_replication_factor(-1)
-        .with_assignments(vec![assignment]);
-    let request = CreateTopicsRequest::default()
-        .with_timeout_ms(TIMEOUT_MS)
-        .with_topics(vec![
-            good.clone(),
-            assigned,
-            topic("../escape".to_owned()),
-            topic(TOPIC.to_owned()),
-            topic(format!("odd-{version}")).with_configs(vec![config("no.such.config", "1")]),
-            topic(format!("wide-{version}")).with_replication_factor(3),
-            topic(format!("none-{version}")).with_num_partitions(0),
-        ]);
-    let expected = [
-        0,
-        0,
-        code(ResponseError::InvalidTopicException),
-        code(ResponseError::TopicAlreadyExists),
-        code(ResponseError::InvalidConfig),
-        code(ResponseError::InvalidReplicationFactor),
-        code(ResponseError::InvalidPartitions),
-    ];
-    let dry = wire
-        .call(&request.clone().with_validate_only(true), version)
-        .await?;
-    ensure_codes(dry.topics.iter().map(|t| t.error_code), &expected).context("validate only")?;
-    let response = wire.call(&request, version).await?;
-    ensure_codes(response.topics.iter().map(|t| t.error_code), &expected)?;
-    let created = &response.topics[0];
-    ensure!((version >= 7) != created.topic_id.is_nil());
-    if version >= 5 {
-        ensure!(created.num_partitions == 1 && created.replication_factor == 1);
-        let configs = created.configs.as_ref().context("configs")?;
-        let retention = configs.iter().find(|c| c.name.as_str() == "retention.ms");
-        ensure!(retention.and_then(|c| c.value.as_deref()) == Some("1000"));
-    }
-    Ok(())
-}
-
-async fn delete_topics(wire: &mut Wire, version: i16) -> Result<()> {
-    let name = format!("doomed-{version}");
-    let id = create_topic(wire, &name, 1).await?;
-    let request = DeleteTopicsRequest::default().with_timeout_ms(TIMEOUT_MS);
-    let unknown = code(ResponseError::UnknownTopicOrPartition);
-    if version >= 6 {
-        let by_id = |id| {
-            DeleteTopicState::default()
-                .with_name(None)
-                .with_topic_id(id)
-        };
-        let by_name = DeleteTopicState::default().with_name(Some(topic_name(MISSING)));
-        let request = request.with_topics(vec![by_id(id), by_id(Uuid::from_u128(5)), by_name]);
-        let response = wire.call(&request, version).await?;
-        let mut codes: Vec<_> = response.responses.iter().map(|r| r.error_code).collect();
-        codes.sort_unstable();
-        let mut expected = [0, code(ResponseError::UnknownTopicId), unknown];
-        expected.sort_unstable();
-        return ensure_codes(codes, &expected);
-    }
-    let request = request.with_topic_names(vec![topic_name(&name), topic_name(MISSING)]);
-    let response = wire.call(&request, version).await?;
-    ensure_codes(
-        response.responses.iter().map(|r| r.error_code),
-        &[0, unknown],
-    )
-}
-
 async fn init_producer_id(wire: &mut Wire, version: i16) -> Result<()> {
     let request = InitProducerIdRequest::default()
         .with_transactional_id(None)
@@ -638,128 +528,6 @@ async fn init_producer_id(wire: &mut Wire, version: i16) -> Result<()> {
     let empty = request.with_transactional_id(Some(TransactionalId(text(""))));
     let refused = wire.call(&empty, version).await?;
     ensure_codes([refused.error_code], &[code(ResponseError::InvalidRequest)])
-}
-
-async fn describe_configs(wire: &mut Wire, version: i16) -> Result<()> {
-    let resource = |kind, name: &str, keys: Option<&[&str]>| {
-        DescribeConfigsResource::default()
-            .with_resource_type(kind)
-            .with_resource_name(text(name))
-            .with_configuration_keys(keys.map(|keys| keys.iter().map(|k| text(*k)).collect()))
-    };
-    let request = DescribeConfigsRequest::default()
-        .with_include_synonyms(true)
-        .with_include_documentation(version >= 3)
-        .with_resources(vec![
-            resource(TOPIC_RESOURCE, TOPIC, Some(&["segment.bytes"])),
-            resource(BROKER_RESOURCE, "1", None),
-            resource(BROKER_RESOURCE, "", None),
-            resource(TOPIC_RESOURCE, MISSING, None),
-            resource(BROKER_RESOURCE, "77", None),
-        ]);
-    let response = wire.call(&request, version).await?;
-    ensure_codes(
-        response.results.iter().map(|r| r.error_code),
-        &[
-            0,
-            0,
-            0,
-            code(ResponseError::UnknownTopicOrPartition),
-            code(ResponseError::InvalidRequest),
-        ],
-    )?;
-    let segment = response.results[0].configs.first().context("a config")?;
-    ensure!(segment.value.as_deref() == Some("1073741824") && segment.config_source == 5);
-    ensure!(!segment.synonyms.is_empty(), "no synonyms");
-    ensure!(segment.synonyms[0].name.as_str() == "log.segment.bytes");
-    ensure!((version >= 3) == (segment.config_type == 3));
-    // The codec gives an absent text as an empty one.
-    let documented = segment
-        .documentation
-        .as_deref()
-        .is_some_and(|doc| !doc.is_empty());
-    ensure!((version >= 3) == documented);
-    Ok(())
-}
-
-async fn alter_configs(wire: &mut Wire, version: i16) -> Result<()> {
-    let resource = |kind, name: &str, config: &str, value: &str| {
-        let config = WholeConfig::default()
-            .with_name(text(config))
-            .with_value(Some(text(value)));
-        AlterConfigsResource::default()
-            .with_resource_type(kind)
-            .with_resource_name(text(name))
-            .with_configs(vec![config])
-    };
-    let request = AlterConfigsRequest::default().with_resources(vec![
-        resource(TOPIC_RESOURCE, TOPIC, "max.message.bytes", "100000"),
-        resource(TOPIC_RESOURCE, MISSING, "retention.ms", "1"),
-        resource(TOPIC_RESOURCE, TOPIC, "no.such.config", "1"),
-    ]);
-    let response = wire.call(&request, version).await?;
-    ensure_codes(
-        response.responses.iter().map(|r| r.error_code),
-        &[
-            0,
-            code(ResponseError::UnknownTopicOrPartition),
-            code(ResponseError::InvalidConfig),
-        ],
-    )
-}
-
-async fn incremental_alter_configs(wire: &mut Wire, version: i16) -> Result<()> {
-    let resource = |kind, name: &str, configs: &[(&str, i8, Option<&str>)]| {
-        let configs = configs
-            .iter()
-            .map(|(name, operation, value)| {
-                AlterableConfig::default()
-                    .with_name(text(*name))
-                    .with_config_operation(*operation)
-                    .with_value(value.map(text))
-            })
-            .collect();
-        IncrementalResource::default()
-            .with_resource_type(kind)
-            .with_resource_name(text(name))
-            .with_configs(configs)
-    };
-    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![
-        resource(
-            TOPIC_RESOURCE,
-            TOPIC,
-            &[
-                ("max.message.bytes", 1, None),
-                ("cleanup.policy", 2, Some("compact")),
-            ],
-        ),
-        resource(
-            BROKER_RESOURCE,
-            "",
-            &[("log.retention.ms", 0, Some("604800000"))],
-        ),
-        resource(TOPIC_RESOURCE, MISSING, &[("retention.ms", 0, Some("1"))]),
-        resource(BROKER_RESOURCE, "1", &[("no.such.config", 0, Some("1"))]),
-        resource(9, "x", &[("retention.ms", 0, Some("1"))]),
-    ]);
-    let response = wire.call(&request, version).await?;
-    ensure_codes(
-        response.responses.iter().map(|r| r.error_code),
-        &[
-            0,
-            0,
-            code(ResponseError::UnknownTopicOrPartition),
-            code(ResponseError::InvalidConfig),
-            code(ResponseError::InvalidRequest),
-        ],
-    )?;
-    let undo = request.with_resources(vec![resource(
-        TOPIC_RESOURCE,
-        TOPIC,
-        &[("cleanup.policy", 1, None)],
-    )]);
-    let response = wire.call(&undo, version).await?;
-    ensure_codes(response.responses.iter().map(|r| r.error_code), &[0])
 }
 
 async fn describe_log_dirs(wire: &mut Wire, version: i16) -> Result<()> {
@@ -783,30 +551,6 @@ async fn describe_log_dirs(wire: &mut Wire, version: i16) -> Result<()> {
         ensure!(described.partitions[0].partition_size > 0);
     }
     Ok(())
-}
-
-async fn create_partitions(wire: &mut Wire, version: i16) -> Result<()> {
-    let topic = |name: &str, count| {
-        CreatePartitionsTopic::default()
-            .with_name(topic_name(name))
-            .with_count(count)
-            .with_assignments(None)
-    };
-    let grown = format!("grown-{version}");
-    create_topic(wire, &grown, 1).await?;
-    let request = CreatePartitionsRequest::default()
-        .with_timeout_ms(TIMEOUT_MS)
-        .with_topics(vec![topic(&grown, 3), topic(TOPIC, 1), topic(MISSING, 3)]);
-    let expected = [
-        0,
-        code(ResponseError::InvalidPartitions),
-        code(ResponseError::UnknownTopicOrPartition),
-    ];
-    let dry = request.clone().with_validate_only(true);
-    let response = wire.call(&dry, version).await?;
-    ensure_codes(response.results.iter().map(|r| r.error_code), &expected)?;
-    let response = wire.call(&request, version).await?;
-    ensure_codes(response.results.iter().map(|r| r.error_code), &expected)
 }
 
 async fn elect_leaders(wire: &mut Wire, version: i16) -> Result<()> {

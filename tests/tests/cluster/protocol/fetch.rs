@@ -17,7 +17,7 @@ use tidelog_tests::{Cluster, topics, wait};
 use uuid::Uuid;
 
 use super::Target;
-use super::calls::create_topic;
+use super::topics::create_topic;
 use crate::RECOVERY_LIMIT;
 
 const VALUE: &[u8] = b"a record of some bytes";

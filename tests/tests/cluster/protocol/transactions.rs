@@ -17,8 +17,9 @@ use tidelog_tests::read::topic_name;
 use tidelog_tests::wait;
 use tidelog_tests::wire::Wire;
 
-use super::calls::{LEADER_LIMIT, MISSING, code, create_topic, ensure_codes, text};
+use super::calls::{LEADER_LIMIT, MISSING, code, ensure_codes, text};
 use super::groups::coordinator_serves;
+use super::topics::create_topic;
 
 /// Of its own: markers take offsets.
 const TOPIC: &str = "transactions";
