@@ -343,6 +343,13 @@ impl Group {
         metrics.last_log.as_ref().map_or(0, |id| id.index)
     }
 
+    /// The last log entry here, purged or not, synced or not.
+    pub fn last_log_id(&self) -> Option<LogId> {
+        let applied = (self.machine.applied_index() > 0)
+            .then(|| log_id(self.machine.applied_term(), self.machine.applied_index()));
+        self.log.last_log_id().max(applied)
+    }
+
     /// One past the index of the last log entry here.
     pub fn log_end(&self) -> u64 {
         let metrics = self.raft.data_metrics();
@@ -378,6 +385,10 @@ impl Group {
     /// Whether the group has been initialised, here or by another replica.
     pub fn has_voters(&self) -> bool {
         self.raft.voter_ids().next().is_some()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     pub async fn stop(&self) {
@@ -434,7 +445,7 @@ async fn watch_leader(group: Arc<Group>) {
         }
     }
     let Some(group) = weak.upgrade() else { return };
-    if group.stopping.load(Ordering::Acquire) {
+    if group.is_stopping() {
         return;
     }
     // A defect: the broker goes on with its other groups, and the other replicas with this one.

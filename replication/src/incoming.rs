@@ -289,7 +289,9 @@ fn rebuild_state(shared: &Arc<NodeShared>, group: GroupId, from: BrokerId) -> Ha
     let Some(group) = shared.group(group) else {
         return refused(format!("group {} is not open here", group.0));
     };
-    if !group.may_vote() {
+    let may_vote = group.may_vote();
+    let joining = group.guard.is_joining();
+    if !may_vote && !joining {
         return refused(format!(
             "group {} takes no part here yet, either",
             group.id.0
@@ -302,6 +304,10 @@ fn rebuild_state(shared: &Arc<NodeShared>, group: GroupId, from: BrokerId) -> Ha
         Some(Body::RebuildStateReply(wire::RebuildStateReply {
             term: group.term(),
             empty: group.is_unformed(),
+            log_end: Some(wire::LogEnd {
+                last: group.last_log_id().as_ref().map(log_id_to_proto),
+            }),
+            joining,
         }))
     }))
 }

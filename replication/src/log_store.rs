@@ -49,6 +49,13 @@ pub struct GroupLog {
     total_bytes: Arc<AtomicU64>,
 }
 
+impl Entries {
+    /// The last entry, though it may be purged.
+    fn last_log_id(&self) -> Option<LogId> {
+        self.queue.back().map(|e| e.log_id).or(self.purged)
+    }
+}
+
 impl GroupLog {
     /// A group's log as the journal gave it back, or an empty one.
     pub fn new(
@@ -167,6 +174,11 @@ impl GroupLog {
         entries.bytes = 0;
         self.journal
             .submit(vec![Record::Remove { group: self.group }], None);
+    }
+
+    /// The last entry, though it may be purged, and need not be synced yet.
+    pub fn last_log_id(&self) -> Option<LogId> {
+        self.entries.lock().last_log_id()
     }
 
     /// The largest index whose removal leaves at least `keep_bytes` of entries, not above `limit`.
@@ -301,7 +313,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let entries = self.0.entries.lock();
         Ok(LogState {
             last_purged_log_id: entries.purged,
-            last_log_id: entries.queue.back().map(|e| e.log_id).or(entries.purged),
+            last_log_id: entries.last_log_id(),
         })
     }
 

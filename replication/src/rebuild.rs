@@ -4,13 +4,17 @@
 //! vote for a candidate that lacks an entry it once acknowledged, or acknowledge a leader after
 //! having voted in a later term. So, per group:
 //!
-//! 1. Every other replica is asked for its term. Whoever this replica voted for has that term on
-//!    disk; from now on leaders of earlier terms are refused. All must answer: the candidate may be
-//!    any of them.
-//! 2. It follows the leader as an empty replica does, and gets everything from it.
+//! 1. Every other replica is asked for its term and the end of its log. Whoever this replica voted for has
+//!    that term on disk; from now on leaders of earlier terms are refused. All must answer: the candidate may
+//!    be any of them.
+//! 2. It follows the leader as an empty replica does, and gets everything from it. Where there is none, as a
+//!    majority needs this replica's vote, it votes for a candidate of a later term whose log ends where the
+//!    longest of the others did, or after it: what this replica helped to commit at least one other voter has as
+//!    well, and so has the longest log. What is committed meanwhile is committed without this replica, so that
+//!    a candidate without it finds no majority.
 //! 3. A leader proves, after the loss and by a majority, that it still leads, and names the end of
 //!    its log. That log holds every entry this replica can have helped to commit (Raft's leader
-//!    completeness). Once it is applied here, the replica votes again.
+//!    completeness). Once it is applied here, the replica votes for whom its own log allows again.
 //!
 //! A file marks the rebuild until all groups are through it, so that a crash begins it anew.
 
@@ -18,7 +22,9 @@ use crate::error::ReplicationError;
 use crate::group::{Group, GroupReplicas};
 use crate::ids::BrokerId;
 use crate::node::NodeShared;
+use crate::types::{LogId, log_id_from_proto};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -50,11 +56,43 @@ enum Phase {
     Joining,
     /// Not even the terms of the others are known.
     Lost,
-    /// Leaders of this term or later are followed; no votes.
-    CatchingUp {
-        term: u64,
-    },
+    /// Leaders of this term or later are followed; candidates of later terms get its vote when they have at
+    /// least what all others had.
+    CatchingUp(Others),
     Whole,
+}
+
+/// What the other replicas had when all of them had answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Others {
+    /// The greatest that any of them has voted in or heard of.
+    term: u64,
+    /// The end of the longest log of a voter; none when one of them did not tell.
+    longest: Option<Option<LogId>>,
+}
+
+impl Others {
+    /// What they answered; nothing when none of them has ever had a vote.
+    fn of(answers: &[wire::RebuildStateReply]) -> Option<Others> {
+        let voters = || answers.iter().filter(|answer| !answer.joining);
+        voters().next()?;
+        let end = |answer: &wire::RebuildStateReply| {
+            let end = answer.log_end.as_ref()?;
+            Some(end.last.as_ref().map(log_id_from_proto))
+        };
+        let ends: Option<Vec<Option<LogId>>> = voters().map(end).collect();
+        Some(Others {
+            term: answers.iter().map(|answer| answer.term).max()?,
+            longest: ends.and_then(|ends| ends.into_iter().max()),
+        })
+    }
+
+    /// Whether a candidate lacks nothing that this replica may have helped to commit.
+    fn allow(&self, vote: &wire::VoteRequest) -> bool {
+        let term = vote.vote.as_ref().map_or(0, |vote| vote.term);
+        let last = vote.last.as_ref().map(log_id_from_proto);
+        term > self.term && self.longest.is_some_and(|longest| last >= longest)
+    }
 }
 
 impl Guard {
@@ -86,7 +124,7 @@ impl Guard {
 
     /// Whether the replica has lost its past and does not have it back.
     pub fn is_lost(&self) -> bool {
-        matches!(*self.phase.lock(), Phase::Lost | Phase::CatchingUp { .. })
+        matches!(*self.phase.lock(), Phase::Lost | Phase::CatchingUp(_))
     }
 
     pub fn is_joining(&self) -> bool {
@@ -119,21 +157,22 @@ impl Guard {
         if self.is_leaving() {
             return false;
         }
-        let vote = match request {
-            Body::Append(append) => &append.vote,
-            Body::Snapshot(snapshot) => &snapshot.vote,
-            _ => return self.may_vote(),
+        let phase = self.phase.lock();
+        let vote = match (request, &*phase) {
+            (Body::Append(append), _) => &append.vote,
+            (Body::Snapshot(snapshot), _) => &snapshot.vote,
+            (Body::Vote(vote), Phase::CatchingUp(others)) => return others.allow(vote),
+            (_, phase) => return matches!(phase, Phase::Whole),
         };
-        match *self.phase.lock() {
+        match &*phase {
             Phase::Lost => false,
-            Phase::Joining => true,
-            Phase::CatchingUp { term } => vote.as_ref().is_some_and(|v| v.term >= term),
-            Phase::Whole => true,
+            Phase::CatchingUp(others) => vote.as_ref().is_some_and(|v| v.term >= others.term),
+            Phase::Joining | Phase::Whole => true,
         }
     }
 
-    fn catch_up(&self, term: u64) {
-        *self.phase.lock() = Phase::CatchingUp { term };
+    fn catch_up(&self, others: Others) {
+        *self.phase.lock() = Phase::CatchingUp(others);
     }
 
     pub fn end(&self) {
@@ -227,33 +266,13 @@ pub async fn run(shared: Arc<NodeShared>, group: Arc<Group>, mut stop: watch::Re
 }
 
 async fn rebuild(shared: &NodeShared, group: &Group) {
-    let mut terms: Vec<(BrokerId, wire::RebuildStateReply)> = Vec::new();
     let mut reported = Instant::now();
     let me = shared.transport.identity.broker;
-    // They change when the partition moves meanwhile.
-    let others = || -> Vec<BrokerId> {
-        let replicas = group.replicas();
-        replicas.iter().copied().filter(|r| *r != me).collect()
+    let Some((answers, known)) = ask_all(shared, group, &mut reported).await else {
+        return;
     };
-    loop {
-        let mut missing = others();
-        missing.retain(|other| terms.iter().all(|(known, _)| known != other));
-        // Nobody to ask is no answer.
-        if missing.is_empty() && !terms.is_empty() {
-            break;
-        }
-        for other in missing {
-            let question = Body::RebuildState(wire::RebuildState {});
-            match ask(shared, group, other, question).await {
-                Ok(Body::RebuildStateReply(reply)) => terms.push((other, reply)),
-                Ok(_) => {}
-                Err(reason) => report(&mut reported, group, &reason),
-            }
-        }
-        tokio::time::sleep(ASK_AGAIN / 10).await;
-    }
-    let term = terms.iter().map(|(_, reply)| reply.term).max().unwrap_or(0);
-    if term == 0 && terms.iter().all(|(_, reply)| reply.empty) && group.is_unformed() {
+    let unformed = |answer: &wire::RebuildStateReply| answer.empty && !answer.joining;
+    if known.term == 0 && answers.iter().all(unformed) && group.is_unformed() {
         // It was never formed: there is nothing this replica can have promised.
         group.guard.end();
         if group.first_founder() == Some(me)
@@ -263,9 +282,12 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
         }
         return;
     }
-    group.guard.catch_up(term);
+    group.guard.catch_up(known);
     let barrier = loop {
-        match ask_leader(shared, group, &others()).await {
+        if group.is_stopping() {
+            return;
+        }
+        match ask_leader(shared, group, &others(shared, group)).await {
             Ok(index) => break index,
             Err(reason) => report(&mut reported, group, &reason),
         }
@@ -273,18 +295,62 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
     };
     let mut asked = Instant::now();
     while group.machine.applied_index() < barrier {
+        if group.is_stopping() {
+            return;
+        }
         report(&mut reported, group, "copying what the leader has");
         tokio::time::sleep(ASK_AGAIN).await;
         if asked.elapsed() >= ASK_LEADER_AGAIN {
             // The heartbeat that tells the leader what is missing here may have been lost: it goes
             // out again with the next proof.
-            let _ = ask_leader(shared, group, &others()).await;
+            let _ = ask_leader(shared, group, &others(shared, group)).await;
             asked = Instant::now();
         }
     }
     group.guard.end();
     tracing::info!(group = group.id.0, "rebuilt from the other replicas");
     shared.unsettle();
+}
+
+/// The other replicas. They change when the partition moves.
+fn others(shared: &NodeShared, group: &Group) -> Vec<BrokerId> {
+    let me = shared.transport.identity.broker;
+    let replicas = group.replicas();
+    replicas.iter().copied().filter(|r| *r != me).collect()
+}
+
+/// What every other replica answered, and what follows from it; nothing when the replica is removed meanwhile.
+async fn ask_all(
+    shared: &NodeShared,
+    group: &Group,
+    reported: &mut Instant,
+) -> Option<(Vec<wire::RebuildStateReply>, Others)> {
+    let mut told: BTreeMap<BrokerId, wire::RebuildStateReply> = BTreeMap::new();
+    while !group.is_stopping() {
+        let mut missing = others(shared, group);
+        missing.retain(|other| !told.contains_key(other));
+        if missing.is_empty() {
+            let answers: Vec<_> = told.values().cloned().collect();
+            if let Some(known) = Others::of(&answers) {
+                return Some((answers, known));
+            }
+            // Nobody to ask is no answer, nor are those who never had a vote.
+            report(reported, group, "no other replica has ever had a vote");
+            told.clear();
+        }
+        for other in missing {
+            let question = Body::RebuildState(wire::RebuildState {});
+            match ask(shared, group, other, question).await {
+                Ok(Body::RebuildStateReply(reply)) => {
+                    told.insert(other, reply);
+                }
+                Ok(_) => {}
+                Err(reason) => report(reported, group, &reason),
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN / 10).await;
+    }
+    None
 }
 
 /// Where the leader's log ends. A leader without traffic is silent until it is asked, and only it
@@ -369,12 +435,84 @@ mod tests {
         let guard = Guard::lost();
         let vote = Body::Vote(wire::VoteRequest::default());
         assert!(!guard.admits(&append(9)) && !guard.admits(&vote) && !guard.may_vote());
-        guard.catch_up(7);
+        guard.catch_up(Others {
+            term: 7,
+            longest: None,
+        });
         assert!(!guard.admits(&append(6)), "a leader of an earlier term");
         assert!(guard.admits(&append(7)) && guard.admits(&append(8)));
         assert!(!guard.admits(&vote) && !guard.may_vote());
         guard.end();
         assert!(guard.admits(&append(1)) && guard.admits(&vote) && guard.may_vote());
+    }
+
+    fn vote(term: u64, last: Option<(u64, u64)>) -> Body {
+        Body::Vote(wire::VoteRequest {
+            vote: Some(wire::Vote {
+                term,
+                ..Default::default()
+            }),
+            last: last.map(|(term, index)| wire::LogId { term, index }),
+            ..Default::default()
+        })
+    }
+
+    fn answer(term: u64, last: Option<(u64, u64)>) -> wire::RebuildStateReply {
+        wire::RebuildStateReply {
+            term,
+            log_end: Some(wire::LogEnd {
+                last: last.map(|(term, index)| wire::LogId { term, index }),
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn newcomer() -> wire::RebuildStateReply {
+        wire::RebuildStateReply {
+            joining: true,
+            empty: true,
+            ..answer(0, None)
+        }
+    }
+
+    #[test]
+    fn a_lost_replica_votes_for_who_has_all_that_the_others_had() {
+        let guard = Guard::lost();
+        let known = Others::of(&[
+            answer(5, Some((4, 90))),
+            answer(7, Some((3, 100))),
+            newcomer(),
+        ]);
+        guard.catch_up(known.expect("voters"));
+        assert!(!guard.may_vote(), "it does not stand itself");
+        for (allowed, term, last) in [
+            (true, 8, Some((4, 90))),
+            (true, 9, Some((5, 1))),
+            (false, 7, Some((4, 90))),
+            (false, 8, Some((4, 89))),
+            (false, 8, Some((3, 100))),
+            (false, 8, None),
+        ] {
+            assert_eq!(guard.admits(&vote(term, last)), allowed, "{term} {last:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_replica_votes_for_nobody_while_a_voter_does_not_tell_its_end() {
+        let guard = Guard::lost();
+        let silent = wire::RebuildStateReply {
+            log_end: None,
+            ..answer(7, None)
+        };
+        guard.catch_up(Others::of(&[answer(5, Some((4, 90))), silent]).expect("voters"));
+        assert!(!guard.admits(&vote(9, Some((9, 999)))));
+        assert!(guard.admits(&append(7)));
+    }
+
+    #[test]
+    fn those_who_never_had_a_vote_tell_nothing() {
+        assert_eq!(Others::of(&[]), None);
+        assert_eq!(Others::of(&[newcomer(), newcomer()]), None);
     }
 
     #[test]

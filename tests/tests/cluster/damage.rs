@@ -3,18 +3,21 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tidelog_jepsen::History;
-use tidelog_tests::load::Load;
+use tidelog_jepsen::history::ProcessId;
+use tidelog_tests::load::{Load, key_of};
 use tidelog_tests::{
     Broker, BrokerId, Cluster, ClusterOptions, bulk, dev, read, segments, topics, wait,
 };
 
+use super::reassignment::reassign_of;
 use super::{RECOVERY_LIMIT, judge};
 
 const STEP: u64 = 300;
+const READER: ProcessId = 1;
 
 /// A broker that cannot go on says so soon.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -184,6 +187,50 @@ async fn a_damaged_journal_is_told_of_and_never_served() -> Result<()> {
     }
     load.progress(STEP, RECOVERY_LIMIT).await?;
     judge(&cluster, topic, 3, load.finish().await?.history).await?;
+    Ok(())
+}
+
+/// Two replicas are a majority together only. The one that has lost its past votes for the other, which has
+/// all that both have acknowledged, even though a third is asked to join meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_of_one_of_two_replicas_loses_nothing() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let topic = "damaged-pair";
+    topics::create(&cluster, topic, 3, 2).await?;
+    let load = Load::start(&cluster.bootstrap(), topic, 3).await?;
+    load.progress(10 * STEP, RECOVERY_LIMIT).await?;
+    let leaders = topics::leaders(&cluster, 1, topic).await?;
+    let lost = leaders.iter().find(|(_, leader)| **leader == 2);
+    let lost = *lost.context("a partition that broker 2 leads")?.0;
+    cluster.broker_mut(2).kill()?;
+    let all = [(lost, Some(vec![3, 1, 2]))];
+    ensure!(reassign_of(&cluster, 1, topic, &all).await? == [0]);
+    let (path, at) = middle_of_the_journal(cluster.broker(2))?;
+    flip(&path, at)?;
+    cluster.start_one(2)?;
+    let back = Instant::now();
+    wait::until(
+        "writes go on in all partitions",
+        RECOVERY_LIMIT,
+        async || {
+            let mut partitions = 0..3;
+            let all = partitions.all(|p| load.first_ack_after(p, back).is_some());
+            Ok(all.then_some(()))
+        },
+    )
+    .await?;
+    let said = fs::read_to_string(&cluster.broker(2).log_path)?;
+    ensure!(said.contains("the journal is damaged"), "{said}");
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    let mut history = load.finish().await?.history;
+    let read = read::read_by_client(&cluster.bootstrap(), topic, 3).await?;
+    for (partition, records) in read.into_iter().enumerate() {
+        let key = key_of(topic, partition as i32);
+        history.assign(READER, &[&key]);
+        history.poll_ok(READER, &key, records);
+    }
+    let report = tidelog_jepsen::check::all(&history);
+    ensure!(report.is_valid(), "{report}");
     Ok(())
 }
 

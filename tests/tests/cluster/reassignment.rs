@@ -33,10 +33,19 @@ pub async fn start() -> Result<Cluster> {
     Cluster::start_with(options).await
 }
 
-/// Kafka's error code of each partition; `None` cancels.
 async fn reassign(
     cluster: &Cluster,
     asked: BrokerId,
+    targets: &[(i32, Option<Vec<i32>>)],
+) -> Result<Vec<i16>> {
+    reassign_of(cluster, asked, TOPIC, targets).await
+}
+
+/// Kafka's error code of each partition; `None` cancels.
+pub async fn reassign_of(
+    cluster: &Cluster,
+    asked: BrokerId,
+    topic: &str,
     targets: &[(i32, Option<Vec<i32>>)],
 ) -> Result<Vec<i16>> {
     let partitions = targets.iter().map(|(partition, target)| {
@@ -48,7 +57,7 @@ async fn reassign(
             .with_replicas(nodes)
     });
     let topic = ReassignableTopic::default()
-        .with_name(topic_name(TOPIC))
+        .with_name(topic_name(topic))
         .with_partitions(partitions.collect());
     let request = AlterPartitionReassignmentsRequest::default()
         .with_timeout_ms(30_000)
