@@ -39,6 +39,20 @@ def kill(processes):
         process.wait()
 
 
+def session(processes):
+    """The processes, and what they started in turn, as far as it stayed in the session that `start` gave them."""
+    leaders = {process.pid for process in processes}
+    pids = []
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended meanwhile
+        if int(fields[3]) in leaders and fields[0] != "Z":
+            pids.append(int(path.name))
+    return pids
+
+
 def end_on_signals():
     """SIGTERM ends the program as Ctrl-C does, through its `with` and `finally`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
