@@ -48,9 +48,12 @@ def number(kind, least, most=float("inf")):
 
 
 def numbers(kind, least, most=float("inf")):
-    """A list of numbers with commas between."""
+    """A list of numbers with commas between, which may be empty."""
     one = number(kind, least, most)
-    return lambda text: [one(part) for part in text.split(",")]
+
+    def parse(text):
+        return [one(part) for part in text.split(",")] if text else []
+    return parse
 
 
 def install(options):
