@@ -59,6 +59,10 @@ class Cluster:
         return processes.resident_mib(self.pids)
 
     def __enter__(self):
+        for broker in self.brokers():
+            for port in (self.port(broker), self.port(broker) + PEER_PORT, self.port(broker) + HTTP_PORT):
+                if processes.listens(port):
+                    sys.exit(f"port {port} is taken; choose others with --base-port")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.prepare()

@@ -3,7 +3,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 
@@ -57,7 +56,7 @@ class Servers:
         return processes.resident_mib(self.pids)
 
     def await_ports(self, ports):
-        await_true(lambda: all(listens(port) for port in ports), f"servers on the ports {ports}")
+        await_true(lambda: all(processes.listens(port) for port in ports), f"servers on the ports {ports}")
 
     def __enter__(self):
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -70,11 +69,6 @@ class Servers:
         for pid in set(started) & set(self.pids):
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def await_true(done, what):
