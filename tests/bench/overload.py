@@ -4,7 +4,7 @@
 Measures first what CLIENTS producers get through as fast as it goes. Then they offer FACTOR times as much for SECONDS,
 whatever becomes of it: records that a client's buffer of 32 MiB has no room for count as refused. A probe writes 100
 records of 200 bytes a second to a topic of its own before, meanwhile and after. The latency is back from the first
-second on in which, and in all that follow, the probe's p99 is at most twice the highest before the overload.
+second on in which, and in all that follow, at least three, the probe's p99 is at most twice the highest before.
 
 Prints a Markdown table, and keeps all as JSON, with the probe's latency and the memory over time.
 
@@ -37,6 +37,8 @@ ROWS = [
 ]
 # Of the probe, at the end.
 LAST_SECONDS = 5
+# One good second proves nothing.
+GOOD_SECONDS = 3
 
 
 def parse():
@@ -82,14 +84,14 @@ def overload(cluster, arguments, records_per_second):
 
 def seconds_until_back(windows, ended, limit_ms):
     """From `ended`, an index into the windows of a second; None when it never is."""
-    back = None
-    for number, window in enumerate(windows[ended:]):
+    back, following = None, windows[ended:]
+    for number, window in enumerate(following):
         good = window["failed"] == 0 and window["acked"] and window["ack_ms"]["p99"] <= limit_ms
         if not good:
             back = None
         elif back is None:
             back = number
-    return back
+    return back if back is not None and len(following) - back >= GOOD_SECONDS else None
 
 
 def highest_p99(windows):
