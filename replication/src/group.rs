@@ -102,7 +102,7 @@ pub struct Group {
     context: GroupContext,
     queue: Mutex<ProposeQueue>,
     /// Where its log ended at the last look at a move.
-    round: Mutex<Option<(std::time::Instant, u64)>>,
+    round: Mutex<Option<(tokio::time::Instant, u64)>>,
     stopping: AtomicBool,
     /// Its Raft core has ended although nobody stopped it: this replica takes no part any more.
     ended: AtomicBool,
@@ -121,6 +121,7 @@ impl Group {
             shared: machine.clone(),
             log: log.clone(),
             catch_up: context.catch_up.clone(),
+            host: context.transport.host.clone(),
         };
         let network = NetworkFactory {
             transport: context.transport.clone(),
@@ -172,7 +173,7 @@ impl Group {
         let last = self
             .round
             .lock()
-            .replace((std::time::Instant::now(), self.last_index()));
+            .replace((tokio::time::Instant::now(), self.last_index()));
         last.filter(|(begun, _)| begun.elapsed() < ROUND_MAX)
             .map(|(_, end)| end)
     }

@@ -222,7 +222,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -238,10 +238,15 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let group = self.group;
         let (transport, machine) = (self.transport.clone(), self.machine.clone());
         async move {
-            let peer = self.peer()?;
-            if !peer.is_connected() {
-                return Err(unreachable(&RequestError::Disconnected(target)));
-            }
+            // openraft pauses after an error where it makes the next request. So an error that comes
+            // before one is taken would be answered at once by the next try, without end.
+            let peer = match self.peer() {
+                Ok(peer) => peer,
+                Err(error) => {
+                    input.next().await;
+                    return Err(error);
+                }
+            };
             let results = input
                 .then(move |rpc| {
                     // Nobody waits for a learner.

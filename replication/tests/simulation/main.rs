@@ -1,0 +1,58 @@
+//! Deterministic simulation: several brokers' replication in one thread, with the network, the disks
+//! and the time in the hands of a seed. docs/jepsen.md says how to run many seeds, and one again.
+//!
+//! The rooms: `run` is one run from its begin to its checks; `cluster` the brokers and their
+//! partitions, `clients` who writes to them, `faults` what goes wrong when; `history` says what must
+//! not be. `machine` and `network` stand for a broker's machine, `entropy` makes everything random
+//! follow from the seed. `processes` gives each run a process of its own.
+
+mod clients;
+mod cluster;
+mod entropy;
+mod faults;
+mod history;
+mod machine;
+mod network;
+mod processes;
+mod run;
+
+use processes::{Ended, Environment, number, run_in_process, run_many};
+
+/// `SIMULATION_SEEDS` many from `SIMULATION_SEED` on.
+#[test]
+fn seeds_hold() {
+    let first = number("SIMULATION_SEED").unwrap_or(1);
+    let seeds = number("SIMULATION_SEEDS").unwrap_or(8);
+    let failed = run_many(first, seeds);
+    assert!(failed.is_empty(), "failed seeds: {failed:?}");
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    let run = |seed| match run_in_process(seed, &Environment::default()) {
+        Ended::Well(report) => report,
+        Ended::Badly(output) => panic!("seed {seed}: {output}"),
+    };
+    for seed in [1, 2] {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+    assert_ne!(run(1).fingerprint, run(2).fingerprint);
+}
+
+/// What the simulation is for must not escape it.
+#[test]
+fn a_disk_that_forgets_what_it_has_synced_is_noticed() {
+    let forgetful = Environment { forgetful: true };
+    let noticed = |seed| match run_in_process(seed, &forgetful) {
+        Ended::Well(_) => false,
+        Ended::Badly(output) => output.contains("Acknowledged"),
+    };
+    assert!((1..=20).any(noticed), "20 seeds are not enough");
+}
+
+/// The process of one run; [`processes`] starts it.
+#[test]
+#[ignore = "started by the others, for one seed"]
+fn one_run() {
+    processes::run_here();
+}
