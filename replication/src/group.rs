@@ -344,6 +344,15 @@ impl Group {
         metrics.last_log.as_ref().map_or(0, |id| id.index)
     }
 
+    /// Whether this log reaches `last`, and nothing of it was written since the replica was started or
+    /// heard of its leader: it was there before.
+    pub fn came_with(&self, last: Option<&LogId>) -> bool {
+        let flushed = self.raft.watch_log_progress().get();
+        let nothing_since = flushed.is_some_and(|flushed| flushed.last_log_id.is_none());
+        let metrics = self.raft.data_metrics();
+        nothing_since && metrics.borrow_watched().last_log.as_ref() >= last
+    }
+
     /// One past the index of the last log entry here.
     pub fn log_end(&self) -> u64 {
         let metrics = self.raft.data_metrics();

@@ -268,10 +268,17 @@ async fn transfer_leader(
             reason: "this broker is stopping".to_owned(),
         }));
     }
+    let mut last = transfer.last.as_ref().map(log_id_from_proto);
+    if to_here && group.came_with(last.as_ref()) {
+        // openraft waits until the heir has flushed the last entry, and counts only what it has
+        // flushed since it heard of this leader. What was there before is in the journal before the
+        // vote, so there is nothing to wait for.
+        last = None;
+    }
     let request = TransferLeaderRequest::new(
         vote_from_proto(&transfer.from.unwrap_or_default()),
         transfer.to,
-        transfer.last.as_ref().map(log_id_from_proto),
+        last,
     );
     let (accepted, reason) = match group.raft.handle_transfer_leader(request).await {
         Ok(Ok(())) => (true, String::new()),

@@ -143,6 +143,32 @@ fn a_leader_that_comes_back_without_its_last_entries_is_replaced() {
     }
 }
 
+/// Found by the simulation, seed 119: the heir took only what it had written since its start for
+/// written, and the old leader took no writes any more.
+#[test]
+fn followers_that_came_back_and_had_nothing_to_write_take_leadership() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(3);
+    let again = |id: i32| Member::start(dir.path(), id, &seeds);
+    let (first, second, third) = (again(1), again(2), again(3));
+    until("the preferred one leads", || first.leads());
+    until("a write", || first.write(9) == Some(0));
+    let came_back = |follower: Member, id: i32| {
+        until("the follower has it", || follower.end() == 1);
+        follower.crash();
+        let back = again(id);
+        until("it has it again", || back.end() == 1);
+        back
+    };
+    let second = came_back(second, 2);
+    let third = came_back(third, 3);
+    first.hand_to(2);
+    until("the second leads", || second.leads());
+    for member in [first, second, third] {
+        member.stop();
+    }
+}
+
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder") {

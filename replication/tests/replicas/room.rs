@@ -148,6 +148,14 @@ impl Member {
         })
     }
 
+    /// Asks this node, which leads, to hand leadership to another one.
+    pub fn hand_to(&self, id: i32) {
+        if let Some(runtime) = self.runtime.as_ref() {
+            let elected = self.node.elect(GroupId(1000), BrokerId(id), LIMIT);
+            runtime.block_on(elected).expect("handed over");
+        }
+    }
+
     pub fn confirm_leader(&self, epoch: i32) -> bool {
         let runtime = self.runtime.as_ref();
         runtime.is_some_and(|r| r.block_on(self.replica.confirm_leader(epoch)))
