@@ -6,6 +6,7 @@ use crate::entropy::Random;
 use crate::history::{History, Stored};
 use crate::machine::{Machine, Running};
 use crate::network::Links;
+use crate::run::Options;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -85,9 +86,13 @@ pub struct RunningBroker {
 pub type Applied = Arc<Mutex<Vec<u64>>>;
 
 impl Cluster {
-    pub fn new(seed: u64, brokers: usize, dir: PathBuf, show: bool) -> Arc<Cluster> {
+    pub fn new(options: &Options, brokers: usize) -> Arc<Cluster> {
+        let seed = options.seed;
         let links = Arc::new(Links::default());
-        let machine = |b| Machine::new(b, links.clone(), Random::new(seed, 100 + b as u64));
+        let machine = |b| {
+            let random = Random::new(seed, 100 + b as u64);
+            Machine::new(b, links.clone(), random, options.lying_disks)
+        };
         let mut random = Random::new(seed, 3);
         let placements = (0..PARTITIONS).map(|p| {
             let first = random.below(brokers);
@@ -105,17 +110,17 @@ impl Cluster {
         Arc::new(Cluster {
             brokers,
             seed,
-            dir,
+            dir: options.dir.clone(),
             machines: (1..=brokers).map(|b| (b, machine(b))).collect(),
             links,
-            history: Mutex::new(History::new(show)),
+            history: Mutex::new(History::new(options.show)),
             placements: Mutex::new(placements),
             running: Mutex::default(),
             clients: clients::Clients::new(&groups),
         })
     }
 
-    pub fn data_dir(&self, broker: usize) -> PathBuf {
+    fn data_dir(&self, broker: usize) -> PathBuf {
         self.dir.join(broker.to_string())
     }
 

@@ -9,7 +9,6 @@ use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,15 +25,18 @@ pub struct Machine {
     random: Mutex<Random>,
     /// How many times longer than usual the disk takes.
     slowness: AtomicU64,
+    /// It says that it has synced what it has not: to see whether that is noticed.
+    lies: bool,
 }
 
 impl Machine {
-    pub fn new(broker: usize, links: Arc<Links>, random: Random) -> Arc<Machine> {
+    pub fn new(broker: usize, links: Arc<Links>, random: Random, lies: bool) -> Arc<Machine> {
         Arc::new(Machine {
             broker,
             links,
             random: Mutex::new(random),
             slowness: AtomicU64::new(1),
+            lies,
         })
     }
 
@@ -135,11 +137,15 @@ async fn write_and_sync(power: Power, filled: Arc<Notify>) {
     loop {
         filled.notified().await;
         while power.turns.begin() {
-            let random = power.machine.random.lock().below(50);
-            let takes = match random {
-                0 => power.machine.takes(10_000, 80_000),
-                _ => power.machine.takes(100, 2_000),
+            let rare = power.machine.random.lock().one_in(50);
+            let takes = if rare || power.machine.lies {
+                power.machine.takes(10_000, 80_000)
+            } else {
+                power.machine.takes(100, 2_000)
             };
+            if power.machine.lies {
+                power.turns.complete_early();
+            }
             tokio::time::sleep(takes).await;
             power.turns.finish();
         }
@@ -151,24 +157,4 @@ async fn look_after_files(journal: Journal, turns: Turns, machine: Arc<Machine>)
         tokio::time::sleep(machine.takes(1_000, 60_000)).await;
         turns.look_after_files(&journal);
     }
-}
-
-/// The journal's last block, written and synced, is gone: what a disk does that only says that it has
-/// synced.
-pub fn forget_last_write(journal: &Path) -> io::Result<()> {
-    const BLOCK: usize = 4096;
-    let files = std::fs::read_dir(journal)?.filter_map(Result::ok);
-    let mut files: Vec<_> = files.map(|f| f.path()).collect();
-    files.retain(|f| f.extension().is_some_and(|e| e == "journal"));
-    files.sort();
-    for file in files.iter().rev() {
-        let mut bytes = std::fs::read(file)?;
-        let blocks = bytes.chunks_mut(BLOCK).skip(1);
-        let Some(last) = blocks.filter(|b| b.iter().any(|byte| *byte != 0)).last() else {
-            continue;
-        };
-        last.fill(0);
-        return std::fs::write(file, bytes);
-    }
-    Ok(())
 }

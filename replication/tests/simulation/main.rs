@@ -41,11 +41,12 @@ fn a_seed_replays_exactly() {
 
 /// What the simulation is for must not escape it.
 #[test]
-fn a_disk_that_forgets_what_it_has_synced_is_noticed() {
-    let forgetful = Environment { forgetful: true };
-    let noticed = |seed| match run_in_process(seed, &forgetful) {
+fn disks_that_lie_about_their_syncs_are_noticed() {
+    let lying = Environment { lying_disks: true };
+    let noticed = |seed| match run_in_process(seed, &lying) {
         Ended::Well(_) => false,
-        Ended::Badly(output) => output.contains("Acknowledged"),
+        // A record that was there, or acknowledged, and is not.
+        Ended::Badly(output) => output.contains("was seen") || output.contains("Acknowledged"),
     };
     assert!((1..=20).any(noticed), "20 seeds are not enough");
 }

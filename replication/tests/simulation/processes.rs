@@ -21,7 +21,7 @@ pub enum Ended {
 /// What a run is told besides its seed.
 #[derive(Default)]
 pub struct Environment {
-    pub forgetful: bool,
+    pub lying_disks: bool,
 }
 
 /// A number in the environment.
@@ -87,8 +87,8 @@ pub fn run_in_process(seed: u64, environment: &Environment) -> Ended {
         .args(["--exact", "one_run", "--ignored", "--nocapture"])
         .env("SIMULATION_SEED", seed.to_string())
         .env(
-            "SIMULATION_FORGETFUL",
-            u64::from(environment.forgetful).to_string(),
+            "SIMULATION_LYING_DISKS",
+            u64::from(environment.lying_disks).to_string(),
         )
         .stderr(Stdio::inherit())
         .output()
@@ -126,7 +126,7 @@ pub fn run_here() {
         seed: number("SIMULATION_SEED").expect("SIMULATION_SEED is set"),
         dir: dir.path().to_owned(),
         show: number("SIMULATION_SHOW").is_some(),
-        forgetful: number("SIMULATION_FORGETFUL") == Some(1),
+        lying_disks: number("SIMULATION_LYING_DISKS") == Some(1),
     };
     if let Ok(filter) = std::env::var("SIMULATION_LOG") {
         let filter = tracing_subscriber::EnvFilter::new(filter);

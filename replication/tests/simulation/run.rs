@@ -4,7 +4,6 @@
 use crate::cluster::{self, Cluster, RECOVERY_LIMIT, name};
 use crate::entropy::Random;
 use crate::faults::Faults;
-use crate::machine;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,8 +23,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Every event is printed.
     pub show: bool,
-    /// Disks lose at a crash what they have synced last.
-    pub forgetful: bool,
+    /// Disks say that they have synced before they have.
+    pub lying_disks: bool,
 }
 
 /// What a run that went well did.
@@ -40,7 +39,6 @@ pub struct Report {
 pub struct Run<'a> {
     pub sim: Sim<'a>,
     pub cluster: Arc<Cluster>,
-    forgetful: bool,
     steps: u32,
 }
 
@@ -51,7 +49,7 @@ pub struct Run<'a> {
 pub fn run(options: &Options) -> Result<Report, Vec<String>> {
     let mut random = Random::new(options.seed, 1);
     let brokers = if random.one_in(3) { 5 } else { 3 };
-    let cluster = Cluster::new(options.seed, brokers, options.dir.clone(), options.show);
+    let cluster = Cluster::new(options, brokers);
     let mut sim = turmoil::Builder::new()
         .rng_seed(random.next())
         .tick_duration(TICK)
@@ -70,7 +68,6 @@ pub fn run(options: &Options) -> Result<Report, Vec<String>> {
     let mut run = Run {
         sim,
         cluster,
-        forgetful: options.forgetful,
         steps: 0,
     };
     let done = run.faults_and_peace(random);
@@ -197,10 +194,6 @@ impl Run<'_> {
         self.sim.crash(name(broker));
         self.cluster.clients.broker_gone(broker);
         self.cluster.history.lock().gone(id);
-        if self.forgetful {
-            let journal = self.cluster.data_dir(broker).join("journal");
-            machine::forget_last_write(&journal).expect("the disk of the test");
-        }
     }
 
     pub fn start(&mut self, broker: usize) {

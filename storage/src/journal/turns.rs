@@ -52,6 +52,15 @@ impl Turns {
         !state.begun.is_empty()
     }
 
+    /// Runs the completions of what was begun although it is not on disk, as after the sync of a disk
+    /// that lies.
+    pub fn complete_early(&self) {
+        let mut state = self.0.state.lock();
+        for completion in state.begun.iter_mut().filter_map(|s| s.done.take()) {
+            completion();
+        }
+    }
+
     /// What was begun is on disk.
     pub fn finish(&self) {
         let mut state = self.0.state.lock();
