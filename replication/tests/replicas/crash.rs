@@ -143,25 +143,24 @@ fn a_leader_that_comes_back_without_its_last_entries_is_replaced() {
     }
 }
 
-/// Found by the simulation, seed 119: the heir took only what it had written since its start for
-/// written, and the old leader took no writes any more.
+/// Found by the simulation, seed 119: what the heirs had was on their disks before they were started,
+/// which they did not count, and a leader that hands over writes nothing that they could count.
+#[cfg(debug_assertions)]
 #[test]
-fn followers_that_came_back_and_had_nothing_to_write_take_leadership() {
+fn a_lost_hand_over_is_made_up_for_by_followers_that_were_restarted() {
     let dir = tempfile::tempdir().expect("a folder");
     let seeds = seeds(3);
     let again = |id: i32| Member::start(dir.path(), id, &seeds);
     let (first, second, third) = (again(1), again(2), again(3));
     until("the preferred one leads", || first.leads());
     until("a write", || first.write(9) == Some(0));
-    let came_back = |follower: Member, id: i32| {
-        until("the follower has it", || follower.end() == 1);
-        follower.crash();
-        let back = again(id);
-        until("it has it again", || back.end() == 1);
-        back
-    };
-    let second = came_back(second, 2);
-    let third = came_back(third, 3);
+    let followers = [second, third];
+    until("both have it", || followers.iter().all(|f| f.end() == 1));
+    for follower in followers {
+        follower.stop();
+    }
+    first.lose_hand_over(2);
+    let (second, third) = (again(2), again(3));
     first.hand_to(2);
     until("the second leads", || second.leads());
     for member in [first, second, third] {

@@ -148,11 +148,21 @@ impl Member {
         })
     }
 
+    /// Has the replica, which leads, hand over to one that does not hear of it.
+    #[cfg(debug_assertions)]
+    pub fn lose_hand_over(&self, id: i32) {
+        if let Some(runtime) = self.runtime.as_ref() {
+            runtime.block_on(self.replica.begin_hand_over(BrokerId(id)));
+        }
+    }
+
     /// Asks this node, which leads, to hand leadership to another one.
     pub fn hand_to(&self, id: i32) {
         if let Some(runtime) = self.runtime.as_ref() {
-            let elected = self.node.elect(GroupId(1000), BrokerId(id), LIMIT);
-            runtime.block_on(elected).expect("handed over");
+            until("the heir is there", || {
+                let elected = self.node.elect(GroupId(1000), BrokerId(id), LIMIT);
+                runtime.block_on(elected).is_ok()
+            });
         }
     }
 
