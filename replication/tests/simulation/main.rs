@@ -22,7 +22,7 @@ use processes::{Ended, Environment, number, run_in_process, run_many};
 #[test]
 fn seeds_hold() {
     let first = number("SIMULATION_SEED").unwrap_or(1);
-    let seeds = number("SIMULATION_SEEDS").unwrap_or(8);
+    let seeds = number("SIMULATION_SEEDS").unwrap_or(6);
     let failed = run_many(first, seeds);
     assert!(failed.is_empty(), "failed seeds: {failed:?}");
 }
@@ -33,20 +33,20 @@ fn a_seed_replays_exactly() {
         Ended::Well(report) => report,
         Ended::Badly(output) => panic!("seed {seed}: {output}"),
     };
-    for seed in [1, 2] {
-        assert_eq!(run(seed), run(seed), "seed {seed}");
-    }
-    assert_ne!(run(1).fingerprint, run(2).fingerprint);
+    let first = run(1);
+    assert_eq!(first, run(1));
+    assert_ne!(first.fingerprint, run(2).fingerprint);
 }
 
 /// What the simulation is for must not escape it.
 #[test]
 fn disks_that_lie_about_their_syncs_are_noticed() {
     let lying = Environment { lying_disks: true };
+    // A record that was there, or acknowledged, and is not.
+    let told = ["was seen", "was acknowledged at", "Acknowledged"];
     let noticed = |seed| match run_in_process(seed, &lying) {
         Ended::Well(_) => false,
-        // A record that was there, or acknowledged, and is not.
-        Ended::Badly(output) => output.contains("was seen") || output.contains("Acknowledged"),
+        Ended::Badly(output) => told.iter().any(|told| output.contains(told)),
     };
     assert!((1..=20).any(noticed), "20 seeds are not enough");
 }

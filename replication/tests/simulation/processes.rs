@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// A run takes a second or two. Tasks that wake each other without end keep simulated time where it is.
+const LIMIT: Duration = Duration::from_secs(180);
 const REPORT: &str = "simulation report: ";
 
 /// How a run ended.
@@ -139,6 +141,11 @@ pub fn run_here() {
         PANICKED.store(true, Ordering::Relaxed);
         println!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
     }));
+    std::thread::spawn(|| {
+        std::thread::sleep(LIMIT);
+        println!("no end after {LIMIT:?}: does simulated time stand still?");
+        std::process::exit(1);
+    });
     // A new thread has not asked for anything random yet.
     let thread = std::thread::spawn(move || {
         entropy::seed_thread(options.seed);
