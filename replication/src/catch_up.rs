@@ -1,5 +1,6 @@
 //! Copies the committed batches a replica lacks from another one, as a consumer would read them.
 
+use crate::host::Host;
 use crate::ids::BrokerId;
 use crate::transport::Transport;
 use bytes::Bytes;
@@ -56,7 +57,7 @@ impl CatchUp for PeerCatchUp {
             }
             let (first, end) = {
                 let (log, manifest) = (log.clone(), manifest.clone());
-                blocking(move || log.begin_catch_up(&manifest)).await?
+                on_disk(&transport, move || log.begin_catch_up(&manifest)).await?
             };
             tracing::info!(
                 group = group.0,
@@ -99,7 +100,7 @@ impl CatchUp for PeerCatchUp {
                 log.close_segment_of(end - 1);
                 refresh(&transport, group, &log, &mut sources).await?;
             }
-            blocking(move || log.finish_catch_up(&manifest)).await
+            on_disk(&transport, move || log.finish_catch_up(&manifest)).await
         })
     }
 }
@@ -137,7 +138,7 @@ async fn append(
     let mut waiting = false;
     loop {
         let (log, reply) = (log.clone(), reply.clone());
-        let appended = tokio::task::spawn_blocking(move || {
+        let appended = host_of(transport)?.disk_work(move || {
             if reply.sparse {
                 let until = reply.next_offset.min(end);
                 log.append_copied_sparse(&reply.batches, until, reply.gone_below)?;
@@ -145,10 +146,8 @@ async fn append(
                 log.append_copied(&reply.batches)?;
             }
             Ok(log.log_end_offset())
-        })
-        .await
-        .map_err(io::Error::other)?;
-        match appended {
+        });
+        match appended.await.map_err(io::Error::other)? {
             Ok(end) => return Ok(Ok(end)),
             Err(StorageError::DiskFull { path }) if transport.strong_count() > 0 => {
                 if !std::mem::replace(&mut waiting, true) {
@@ -284,7 +283,8 @@ async fn refresh_from(
             range.start,
             (range.start.max(log.log_start_offset()), range.end),
         );
-        let Some(mut refresh) = on(log, move |log| log.refresh(base, i64::MAX)).await? else {
+        let opened = on(transport, log, move |log| log.refresh(base, i64::MAX)).await?;
+        let Some(mut refresh) = opened else {
             continue;
         };
         let (mut next, until) = bounds;
@@ -292,26 +292,42 @@ async fn refresh_from(
             let reply = read(transport, from, group, next, until).await?;
             states.push(reply.gone_below);
             next = reply.next_offset.max(end_of(&reply.batches, next));
-            refresh = on(log, move |_| refresh.add(&reply.batches).map(|()| refresh)).await?;
+            let add = move |_: &PartitionLog| refresh.add(&reply.batches).map(|()| refresh);
+            refresh = on(transport, log, add).await?;
         }
-        on(log, move |log| log.finish_refresh(refresh)).await?;
+        on(transport, log, move |log| log.finish_refresh(refresh)).await?;
     }
     let last = states.last().copied().unwrap_or(0);
     Ok(states.iter().all(|state| *state == last).then_some(last))
 }
 
 async fn on<T: Send + 'static>(
+    transport: &Weak<Transport>,
     log: &Arc<PartitionLog>,
     work: impl FnOnce(&PartitionLog) -> Result<T, StorageError> + Send + 'static,
 ) -> io::Result<T> {
     let log = log.clone();
-    blocking(move || work(&log)).await
+    on_disk(transport, move || work(&log)).await
+}
+
+fn host_of(transport: &Weak<Transport>) -> io::Result<Host> {
+    let transport = transport.upgrade();
+    let stopped = || io::Error::other("this broker stops");
+    transport.map(|t| t.host.clone()).ok_or_else(stopped)
+}
+
+async fn on_disk<T: Send + 'static>(
+    transport: &Weak<Transport>,
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> io::Result<T> {
+    blocking(&host_of(transport)?, work).await
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, tidelog_storage::error::StorageError> + Send + 'static,
+    host: &Host,
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
+    host.disk_work(work)
         .await
         .map_err(io::Error::other)?
         .map_err(io::Error::other)

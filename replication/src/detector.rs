@@ -10,10 +10,11 @@ use crate::node::{METADATA_GROUP, NodeShared};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_proto::peer::{self as wire, message::Body};
 use tidelog_storage::ids::GroupId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Pause between looks at groups without a living leader.
 const ELECT_INTERVAL: Duration = Duration::from_millis(40);

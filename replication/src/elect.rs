@@ -3,8 +3,9 @@
 use crate::detector;
 use crate::ids::BrokerId;
 use crate::node::Node;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_storage::ids::GroupId;
+use tokio::time::Instant;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 

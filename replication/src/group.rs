@@ -102,7 +102,7 @@ pub struct Group {
     context: GroupContext,
     queue: Mutex<ProposeQueue>,
     /// Where its log ended at the last look at a move.
-    round: Mutex<Option<(std::time::Instant, u64)>>,
+    round: Mutex<Option<(tokio::time::Instant, u64)>>,
     stopping: AtomicBool,
     /// Its Raft core has ended although nobody stopped it: this replica takes no part any more.
     ended: AtomicBool,
@@ -121,6 +121,7 @@ impl Group {
             shared: machine.clone(),
             log: log.clone(),
             catch_up: context.catch_up.clone(),
+            host: context.transport.host.clone(),
         };
         let network = NetworkFactory {
             transport: context.transport.clone(),
@@ -172,7 +173,7 @@ impl Group {
         let last = self
             .round
             .lock()
-            .replace((std::time::Instant::now(), self.last_index()));
+            .replace((tokio::time::Instant::now(), self.last_index()));
         last.filter(|(begun, _)| begun.elapsed() < ROUND_MAX)
             .map(|(_, end)| end)
     }
@@ -348,6 +349,15 @@ impl Group {
         let applied = (self.machine.applied_index() > 0)
             .then(|| log_id(self.machine.applied_term(), self.machine.applied_index()));
         self.log.last_log_id().max(applied)
+    }
+
+    /// Whether this log reaches `last`, and nothing of it was written since the replica was started or
+    /// heard of its leader: it was there before.
+    pub fn came_with(&self, last: Option<&LogId>) -> bool {
+        let flushed = self.raft.watch_log_progress().get();
+        let nothing_since = flushed.is_some_and(|flushed| flushed.last_log_id.is_none());
+        let metrics = self.raft.data_metrics();
+        nothing_since && metrics.borrow_watched().last_log.as_ref() >= last
     }
 
     /// One past the index of the last log entry here.

@@ -268,10 +268,17 @@ async fn transfer_leader(
             reason: "this broker is stopping".to_owned(),
         }));
     }
+    let mut last = transfer.last.as_ref().map(log_id_from_proto);
+    if to_here && group.came_with(last.as_ref()) {
+        // openraft waits until the heir has flushed the last entry, and counts only what it has
+        // flushed since it heard of this leader. What was there before is in the journal before the
+        // vote, so there is nothing to wait for.
+        last = None;
+    }
     let request = TransferLeaderRequest::new(
         vote_from_proto(&transfer.from.unwrap_or_default()),
         transfer.to,
-        transfer.last.as_ref().map(log_id_from_proto),
+        last,
     );
     let (accepted, reason) = match group.raft.handle_transfer_leader(request).await {
         Ok(Ok(())) => (true, String::new()),
@@ -376,26 +383,28 @@ fn read_log(shared: &Arc<NodeShared>, group: GroupId, read: wire::ReadLog) -> Ha
             ..Default::default()
         })));
     };
+    let host = shared.transport.host.clone();
     Handled::Later(Box::pin(async move {
         let damaged = partition.clone();
-        let copied = tokio::task::spawn_blocking(move || -> Result<_, StorageError> {
-            let log = partition.log();
-            let max_bytes = read.max_bytes.min(READ_BYTES_MAX) as usize;
-            let end = read.end_offset.min(log.log_end_offset());
-            if read.from_offset >= end {
-                return Ok(wire::ReadLogReply::default());
-            }
-            let batches = log.read(read.from_offset, end, max_bytes, true)?;
-            // Asked for after the read: it may say too much, never too little.
-            Ok(wire::ReadLogReply {
-                batches: batches.slices.concat().into(),
-                sparse: batches.sparse,
-                next_offset: batches.next_offset,
-                gone_below: log.gone_below(),
-                ..Default::default()
+        let copied = host
+            .disk_work(move || -> Result<_, StorageError> {
+                let log = partition.log();
+                let max_bytes = read.max_bytes.min(READ_BYTES_MAX) as usize;
+                let end = read.end_offset.min(log.log_end_offset());
+                if read.from_offset >= end {
+                    return Ok(wire::ReadLogReply::default());
+                }
+                let batches = log.read(read.from_offset, end, max_bytes, true)?;
+                // Asked for after the read: it may say too much, never too little.
+                Ok(wire::ReadLogReply {
+                    batches: batches.slices.concat().into(),
+                    sparse: batches.sparse,
+                    next_offset: batches.next_offset,
+                    gone_below: log.gone_below(),
+                    ..Default::default()
+                })
             })
-        })
-        .await;
+            .await;
         let failed = |error: String| wire::ReadLogReply {
             error,
             ..Default::default()

@@ -3,7 +3,7 @@
 //! The rooms: [`node`] starts and stops everything one broker replicates; [`partition`] is one
 //! replica of one partition; `group` drives a single openraft group; `log_store` keeps its log over
 //! the shared journal; `state_machine` applies committed entries; `transport` carries messages of
-//! all groups between two brokers over one stream, and `calls` the broker's own requests over it; `detector` notices dead brokers and starts
+//! all groups between two brokers over one stream, and `calls` the broker's own requests over it, on what [`host`] stands for, the machine or a simulated one; `detector` notices dead brokers and starts
 //! elections, `elect` gives leadership to a replica that was asked for, `membership` moves replicas and `throttle` slows their copies down, `metadata_group` opens, forms and proposes to group 0, and
 //! `quorum` tells how far the replicas of the metadata group are.
 //!
@@ -16,6 +16,7 @@ mod disk_space;
 mod elect;
 pub mod error;
 mod group;
+pub mod host;
 pub mod ids;
 mod incoming;
 mod leaders;

@@ -5,9 +5,10 @@ use crate::node::NodeShared;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_storage::ids::GroupId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Entry bytes all groups of a broker keep for followers that are a little behind.
 const TARGET_BYTES: u64 = 24 * 1024 * 1024;

@@ -48,13 +48,14 @@ async fn replace(
     mut copy: RangeCopy,
 ) -> io::Result<()> {
     let log = partition.log.clone();
+    let host = partition.transport.host.clone();
     if !copy.sparse && !stretch.sparse {
         // The last answer may hold more than the stretch, up to where its last offset lies.
         copy.batches.truncate(stretch.bytes);
-        return blocking(move || log.mend(&stretch, &copy.batches)).await;
+        return blocking(&host, move || log.mend(&stretch, &copy.batches)).await;
     }
     let partition = partition.clone();
-    blocking(move || {
+    blocking(&host, move || {
         log.close_segment_of(offset);
         let closed_before = log.active_base_offset();
         checkpoint_group(&partition.group.log, &partition.group.machine);

@@ -13,9 +13,10 @@ use crate::types::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_proto::peer::{self as wire, message::Body};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// Most voters of the metadata group.
 const METADATA_VOTERS_MAX: usize = 5;

@@ -6,6 +6,7 @@ use crate::detector;
 use crate::disk_space::DiskSpace;
 use crate::error::ReplicationError;
 use crate::group::{Group, GroupContext, GroupReplicas, raft_config};
+use crate::host::Host;
 use crate::ids::BrokerId;
 use crate::incoming::Incoming;
 use crate::leaders::LeaderTable;
@@ -24,13 +25,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_storage::ids::GroupId;
 use tidelog_storage::journal::{
     Checkpointer, Journal, JournalConfig, JournalMetrics, RecoveredGroup,
 };
 use tidelog_storage::log::PartitionLog;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// The metadata group's id.
 pub const METADATA_GROUP: GroupId = GroupId(0);
@@ -235,10 +237,20 @@ impl Node {
         config: NodeConfig,
         metadata: Box<dyn MetadataMachine>,
     ) -> Result<Arc<Node>, ReplicationError> {
-        let listener = server::bind(&config.peer_listener).await?;
-        let (journal, recovered) = open_journal(&config).await?;
+        Node::start_on(Host::System, config, metadata).await
+    }
+
+    /// As [`Node::start`], on another host.
+    pub async fn start_on(
+        host: Host,
+        config: NodeConfig,
+        metadata: Box<dyn MetadataMachine>,
+    ) -> Result<Arc<Node>, ReplicationError> {
+        let listener = server::bind(&host, &config.peer_listener).await?;
+        let (journal, recovered) = open_journal(&host, &config).await?;
 
         let transport = Transport::new(
+            host,
             Identity {
                 broker: config.broker,
                 incarnation: config.incarnation,
@@ -355,7 +367,7 @@ impl Node {
         }
         let spec_for_log = spec.clone();
         let machine_state = state.as_ref().map(|(_, _, bytes)| bytes.clone());
-        let log = tokio::task::spawn_blocking(move || {
+        let opened = self.shared.transport.host.disk_work(move || {
             PartitionLog::open(
                 &spec_for_log.dir,
                 &spec_for_log.topic,
@@ -364,9 +376,10 @@ impl Node {
                 spec_for_log.config,
                 machine_state.as_deref(),
             )
-        })
-        .await
-        .map_err(|e| ReplicationError::Refused(e.to_string()))??;
+        });
+        let log = opened
+            .await
+            .map_err(|e| ReplicationError::Refused(e.to_string()))??;
         let log = Arc::new(log);
         let (applied, membership) =
             state.map_or((None, GroupMembership::default()), |s| (s.0, s.1));
@@ -460,7 +473,10 @@ impl Node {
         }
         if let Some(partition) = partition {
             let log = partition.log.clone();
-            tokio::task::spawn_blocking(move || log.delete())
+            self.shared
+                .transport
+                .host
+                .disk_work(move || log.delete())
                 .await
                 .map_err(|e| ReplicationError::Refused(e.to_string()))??;
         }
@@ -642,7 +658,8 @@ impl Node {
         }
         self.shared.transport.close();
         let (shared, journal) = (self.shared.clone(), self.shared.journal.clone());
-        let closed = tokio::task::spawn_blocking(move || {
+        let host = shared.transport.host.clone();
+        let closed = host.disk_work(move || {
             shared.checkpoint(&journal);
             journal.close();
         });
@@ -667,6 +684,7 @@ impl Node {
 }
 
 async fn open_journal(
+    host: &Host,
     config: &NodeConfig,
 ) -> Result<(Journal, BTreeMap<GroupId, RecoveredGroup>), ReplicationError> {
     let journal_config = JournalConfig {
@@ -675,14 +693,16 @@ async fn open_journal(
         direct_io: config.journal_direct_io,
         ..JournalConfig::default()
     };
-    let (journal, recovered) = tokio::task::spawn_blocking(move || Journal::open(journal_config))
+    let opening = host.clone();
+    let (journal, recovered) = host
+        .disk_work(move || opening.open_journal(journal_config))
         .await
         .map_err(|e| ReplicationError::Refused(e.to_string()))??;
     let Some(damage) = recovered.damage else {
         return Ok((journal, recovered.groups));
     };
     let closing = journal.clone();
-    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    let _ = host.disk_work(move || closing.close()).await;
     if config.seeds.iter().all(|s| s.broker == config.broker) {
         return Err(ReplicationError::Refused(format!(
             "the journal is damaged ({damage}): starting with it could lose acknowledged records, \
@@ -690,7 +710,7 @@ async fn open_journal(
         )));
     }
     rebuild::begin(&config.data_dir, &damage.to_string())?;
-    Box::pin(open_journal(config)).await
+    Box::pin(open_journal(host, config)).await
 }
 
 type MachineState = (Option<LogId>, GroupMembership, Bytes);

@@ -183,6 +183,13 @@ impl Partition {
         let _ = self.group.raft.shutdown().await;
     }
 
+    /// Hands leadership over, whether anyone hears of it or not, for tests.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub async fn begin_hand_over(&self, to: BrokerId) {
+        self.group.transfer_leader(to).await;
+    }
+
     pub fn role(&self) -> Role {
         let (leader, epoch) = self.group.leader();
         if leader == Some(self.transport.identity.broker) {

@@ -30,9 +30,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_proto::peer::{self as wire, message::Body};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 const MARKER: &str = "journal.rebuild";
 const ASK_LIMIT: Duration = Duration::from_secs(5);

@@ -2,6 +2,7 @@
 
 use crate::catch_up::CatchUp;
 use crate::group::node_of;
+use crate::host::Host;
 use crate::ids::BrokerId;
 use crate::log_store::GroupLog;
 use crate::node::MetadataMachine;
@@ -313,6 +314,7 @@ pub struct StateMachine {
     pub shared: Arc<GroupMachine>,
     pub log: Arc<GroupLog>,
     pub catch_up: Arc<dyn CatchUp>,
+    pub host: Host,
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -390,7 +392,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.log.note_applied(index);
         // The leader counts this replica up to the snapshot from now on: it has to be durable.
         let (shared, log) = (self.shared.clone(), self.log.clone());
-        tokio::task::spawn_blocking(move || shared.checkpoint(&log).map(|()| log.sync()))
+        self.host
+            .disk_work(move || shared.checkpoint(&log).map(|()| log.sync()))
             .await
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
@@ -419,13 +422,13 @@ impl StateMachine {
             return Ok(());
         }
         let (shared, log, partition) = (self.shared.clone(), self.log.clone(), partition.clone());
-        tokio::task::spawn_blocking(move || {
+        let work = self.host.disk_work(move || {
             partition.close_segment_of(partition.log_end_offset() - 1);
             shared.checkpoint(&log).map(|()| log.sync())
-        })
-        .await
-        .map_err(io::Error::other)?
-        .map_err(io::Error::other)
+        });
+        work.await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)
     }
 
     async fn apply_all(

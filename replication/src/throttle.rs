@@ -5,7 +5,8 @@
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Work that is finished up to this much early is not held back.
 const BURST: Duration = Duration::from_millis(100);
@@ -33,7 +34,7 @@ impl Throttle {
     /// Waits until `bytes` that have come keep to the rate.
     pub async fn take(&self, bytes: usize) {
         if let Some(due) = self.due(bytes, Instant::now()) {
-            tokio::time::sleep_until(due.into()).await;
+            tokio::time::sleep_until(due).await;
         }
     }
 

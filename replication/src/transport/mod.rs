@@ -16,6 +16,7 @@ pub mod server;
 pub use peer::{Peer, RequestError};
 use refusals::Refusals;
 
+use crate::host::Host;
 use crate::ids::BrokerId;
 use crate::throttle::Throttle;
 use parking_lot::RwLock;
@@ -24,10 +25,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_proto::peer::refused::Kind;
 use tidelog_proto::peer::{self as wire, message::Body};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Version of the peer protocol this build speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -88,6 +90,7 @@ pub struct Timing {
 pub struct Transport {
     pub identity: Identity,
     pub timing: Timing,
+    pub host: Host,
     started: Instant,
     peers: RwLock<HashMap<BrokerId, Arc<Peer>>>,
     expected: RwLock<HashMap<BrokerId, u128>>,
@@ -117,7 +120,7 @@ pub(crate) fn known_version(hello: &wire::Hello) -> u32 {
 }
 
 impl Transport {
-    pub fn new(identity: Identity, timing: Timing) -> Arc<Transport> {
+    pub fn new(host: Host, identity: Identity, timing: Timing) -> Arc<Transport> {
         Arc::new(Transport {
             refusals: Refusals::new(&identity),
             identity,
@@ -125,6 +128,7 @@ impl Transport {
             elsewhere: AtomicBool::new(false),
             required_version: AtomicU32::new(0),
             timing,
+            host,
             started: Instant::now(),
             throttle: Throttle::default(),
             peers: RwLock::default(),
@@ -348,7 +352,7 @@ mod tests {
             heartbeat: Duration::from_millis(100),
             suspicion: Duration::from_millis(500),
         };
-        Transport::new(identity, timing)
+        Transport::new(Host::System, identity, timing)
     }
 
     #[test]

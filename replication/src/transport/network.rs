@@ -222,7 +222,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -238,10 +238,15 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let group = self.group;
         let (transport, machine) = (self.transport.clone(), self.machine.clone());
         async move {
-            let peer = self.peer()?;
-            if !peer.is_connected() {
-                return Err(unreachable(&RequestError::Disconnected(target)));
-            }
+            // openraft pauses after an error where it makes the next request. So an error that comes
+            // before one is taken would be answered at once by the next try, without end.
+            let peer = match self.peer() {
+                Ok(peer) => peer,
+                Err(error) => {
+                    input.next().await;
+                    return Err(error);
+                }
+            };
             let results = input
                 .then(move |rpc| {
                     // Nobody waits for a learner.
@@ -330,5 +335,91 @@ impl RaftNetworkV2<TypeConfig> for Network {
         const STEPS_MS: [u64; 5] = [10, 20, 50, 100, 200];
         let steps = STEPS_MS.into_iter().chain(std::iter::repeat(200));
         Some(Backoff::new(steps.map(Duration::from_millis)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Host;
+    use crate::node::MetadataMachine;
+    use crate::state_machine::Machine;
+    use crate::transport::{Handled, Handler, Identity, Timing};
+    use bytes::Bytes;
+    use parking_lot::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    struct Nothing;
+
+    impl MetadataMachine for Nothing {
+        fn apply(&mut self, _: u64, _: &[u8], _: bool) -> Result<Bytes, String> {
+            Ok(Bytes::new())
+        }
+
+        fn snapshot(&self) -> Bytes {
+            Bytes::new()
+        }
+
+        fn restore(&mut self, _: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    impl Handler for Nothing {
+        fn handle(&self, _: BrokerId, _: u64, _: Body) -> Handled {
+            Handled::Now(None)
+        }
+
+        fn connected(&self, _: BrokerId) {}
+
+        fn suspected(&self, _: BrokerId) {}
+    }
+
+    /// Found by the simulation, seed 1: a leader tried a dead follower again and again, without a pause.
+    #[tokio::test]
+    async fn without_a_connection_a_request_is_taken_before_it_fails() {
+        let identity = Identity {
+            broker: BrokerId(1),
+            incarnation: 1,
+            seeds: String::new(),
+            address: String::new(),
+            metadata_version: 1,
+        };
+        let timing = Timing {
+            heartbeat: Duration::from_millis(100),
+            suspicion: Duration::from_millis(500),
+        };
+        let transport = Transport::new(Host::System, identity, timing);
+        let handler: Arc<dyn Handler> = Arc::new(Nothing);
+        transport.set_peer(BrokerId(2), "127.0.0.1:1", &handler);
+        let group = GroupId(1);
+        let machine = Machine::Metadata(Mutex::new(Box::new(Nothing)));
+        let machine = GroupMachine::new(group, machine, None, GroupMembership::default());
+        // One that is away, and one of which nobody has told yet where it is.
+        for target in [2, 3] {
+            let mut network = Network {
+                transport: transport.clone(),
+                group: group.0,
+                target: BrokerId(target),
+                machine: machine.clone(),
+            };
+            let taken = Arc::new(AtomicBool::new(false));
+            let take = taken.clone();
+            let requests = futures_util::stream::repeat_with(move || {
+                take.store(true, Ordering::Relaxed);
+                AppendEntriesRequest {
+                    vote: Vote::new_committed(1, 1),
+                    prev_log_id: None,
+                    entries: Vec::new(),
+                    leader_commit: None,
+                }
+            });
+            let option = RPCOption::new(Duration::from_secs(1));
+            let failed = match network.stream_append(requests, option).await {
+                Ok(mut results) => results.next().await.is_some_and(|r| r.is_err()),
+                Err(_) => true,
+            };
+            assert!(failed && taken.load(Ordering::Relaxed), "broker {target}");
+        }
     }
 }

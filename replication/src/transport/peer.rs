@@ -13,7 +13,6 @@ use std::time::Duration;
 use tidelog_proto::peer::peer_client::PeerClient;
 use tidelog_proto::peer::{self as wire, Message, message::Body};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tonic::transport::Endpoint;
@@ -297,8 +296,9 @@ async fn run_stream(
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES * 2);
-    let channel = endpoint
-        .connect()
+    let channel = transport
+        .host
+        .connect_grpc(endpoint)
         .await
         .map_err(|e| format!("connect to {address}: {}", root_cause(&e)))?;
     let mut client = PeerClient::new(channel)
@@ -417,8 +417,7 @@ impl Bulk {
         address: &str,
     ) -> Result<Bulk, String> {
         let failed = |e: std::io::Error| format!("bulk connection to {address}: {e}");
-        let stream = TcpStream::connect(address).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
+        let stream = transport.host.connect(address).await.map_err(failed)?;
         let (mut from, mut to) = stream.into_split();
         to.write_all(bulk::MAGIC).await.map_err(failed)?;
         let hello = bulk::alone(Body::Hello(transport.hello()));

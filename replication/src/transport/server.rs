@@ -4,8 +4,9 @@
 use super::outbox::Outbox;
 use super::{Handled, Handler, HelloRefused, MESSAGE_BYTES_MAX, Transport, WINDOW_BYTES, bulk};
 use crate::error::ReplicationError;
+use crate::host::{Host, Listener, Stream};
 use crate::ids::BrokerId;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use prost::Message as _;
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,6 @@ use tidelog_proto::peer::peer_server::{Peer as PeerService, PeerServer};
 use tidelog_proto::peer::refused::Kind;
 use tidelog_proto::peer::{Envelope, Message, Refused, message::Body};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,8 +35,8 @@ struct Service {
 
 /// Binds the peer listener; apart from [`serve`] so that a taken port is found before anything
 /// else happens.
-pub async fn bind(address: &str) -> Result<TcpListener, ReplicationError> {
-    TcpListener::bind(address)
+pub(crate) async fn bind(host: &Host, address: &str) -> Result<Listener, ReplicationError> {
+    host.bind(address)
         .await
         .map_err(|source| ReplicationError::Listen {
             address: address.to_owned(),
@@ -45,8 +45,8 @@ pub async fn bind(address: &str) -> Result<TcpListener, ReplicationError> {
 }
 
 /// Serves peers until `stop` becomes true.
-pub async fn serve(
-    listener: TcpListener,
+pub(crate) async fn serve(
+    listener: Listener,
     transport: Arc<Transport>,
     handler: Arc<dyn Handler>,
     mut stop: watch::Receiver<bool>,
@@ -78,9 +78,9 @@ pub async fn serve(
 
 /// Accepts connections and tells the two kinds apart by their first byte.
 async fn accept(
-    listener: TcpListener,
+    listener: Listener,
     service: Service,
-    grpc: mpsc::Sender<io::Result<TcpStream>>,
+    grpc: mpsc::Sender<io::Result<Stream>>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
@@ -89,16 +89,14 @@ async fn accept(
             _ = stop.wait_for(|stopped| *stopped) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let _ = stream.set_nodelay(true);
+            Ok(mut stream) => {
                 let (service, grpc) = (service.clone(), grpc.clone());
                 tokio::spawn(async move {
-                    let mut first = [0];
-                    let peeked = tokio::time::timeout(FIRST_BYTE_LIMIT, stream.peek(&mut first));
-                    if !matches!(peeked.await, Ok(Ok(1))) {
+                    let first = tokio::time::timeout(FIRST_BYTE_LIMIT, stream.peek()).await;
+                    let Ok(Ok(Some(first))) = first else {
                         return;
-                    }
-                    if first[0] == bulk::MAGIC[0] {
+                    };
+                    if first == bulk::MAGIC[0] {
                         service.serve_bulk(stream).await;
                     } else {
                         let _ = grpc.send(Ok(stream)).await;
@@ -116,7 +114,7 @@ async fn accept(
 
 impl Service {
     /// One bulk connection, until it ends.
-    async fn serve_bulk(mut self, stream: TcpStream) {
+    async fn serve_bulk(mut self, stream: Stream) {
         let (mut from, mut to) = stream.into_split();
         let mut magic = [0; bulk::MAGIC.len()];
         if from.read_exact(&mut magic).await.is_err() || magic != *bulk::MAGIC {
@@ -168,7 +166,8 @@ impl Service {
 
 #[tonic::async_trait]
 impl PeerService for Service {
-    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
+    type ExchangeStream =
+        Pin<Box<dyn futures_util::Stream<Item = Result<Envelope, Status>> + Send>>;
 
     async fn exchange(
         &self,

@@ -148,6 +148,24 @@ impl Member {
         })
     }
 
+    /// Has the replica, which leads, hand over to one that does not hear of it.
+    #[cfg(debug_assertions)]
+    pub fn lose_hand_over(&self, id: i32) {
+        if let Some(runtime) = self.runtime.as_ref() {
+            runtime.block_on(self.replica.begin_hand_over(BrokerId(id)));
+        }
+    }
+
+    /// Asks this node, which leads, to hand leadership to another one.
+    pub fn hand_to(&self, id: i32) {
+        if let Some(runtime) = self.runtime.as_ref() {
+            until("the heir is there", || {
+                let elected = self.node.elect(GroupId(1000), BrokerId(id), LIMIT);
+                runtime.block_on(elected).is_ok()
+            });
+        }
+    }
+
     pub fn confirm_leader(&self, epoch: i32) -> bool {
         let runtime = self.runtime.as_ref();
         runtime.is_some_and(|r| r.block_on(self.replica.confirm_leader(epoch)))

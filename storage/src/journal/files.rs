@@ -304,22 +304,37 @@ pub fn keep(journal: &Journal, checkpointer: &dyn Checkpointer) {
                 std::mem::take(&mut rolled.prepare),
             )
         };
-        if prepare && let Err(error) = prepare_next(shared) {
-            // The writer makes the file itself when it comes to that, and waits for room.
-            tracing::warn!("cannot prepare a journal file: {error}");
-        }
-        if due {
-            let active = shared.files.active();
-            checkpointer.checkpoint(journal);
-            // When the journal was closed meanwhile, checkpoints may be missing: keep everything.
-            if !journal.sync_barrier() {
-                return;
-            }
-            if let Err(error) = shared.files.recycle(active) {
-                tracing::warn!("cannot recycle journal files: {error}");
-            }
+        if !look_after(journal, checkpointer, due, prepare) {
+            return;
         }
     }
+}
+
+/// Makes a file ready with `prepare`; with `due` checkpoints and gives up the files before. False once
+/// the journal is closed.
+pub fn look_after(
+    journal: &Journal,
+    checkpointer: &dyn Checkpointer,
+    due: bool,
+    prepare: bool,
+) -> bool {
+    let shared = &journal.shared;
+    if prepare && let Err(error) = prepare_next(shared) {
+        // The writer makes the file itself when it comes to that, and waits for room.
+        tracing::warn!("cannot prepare a journal file: {error}");
+    }
+    if due {
+        let active = shared.files.active();
+        checkpointer.checkpoint(journal);
+        // When the journal was closed meanwhile, checkpoints may be missing: keep everything.
+        if !journal.sync_barrier() {
+            return false;
+        }
+        if let Err(error) = shared.files.recycle(active) {
+            tracing::warn!("cannot recycle journal files: {error}");
+        }
+    }
+    true
 }
 
 fn prepare_next(shared: &Shared) -> io::Result<()> {

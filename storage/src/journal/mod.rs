@@ -6,17 +6,19 @@
 //! durable elsewhere, and the older files are recycled.
 //!
 //! `format` is the bytes, `recovery` reads them back, `files` creates and recycles files, `writer`
-//! is the thread.
+//! is the thread, `turns` a journal without threads for the simulation.
 
 mod files;
 mod format;
 pub mod inspect;
 mod metrics;
 mod recovery;
+mod turns;
 mod writer;
 
 pub use metrics::JournalMetrics;
 pub use recovery::{JournalDamage, Recovered, RecoveredGroup, read_journal_bytes};
+pub use turns::Turns;
 
 use crate::error::StorageError;
 use crate::ids::GroupId;
@@ -27,6 +29,7 @@ use parking_lot::{Condvar, Mutex};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use writer::Writer;
 
 /// Most files a start should have to read.
 const FILES_TO_REPLAY: u64 = 2;
@@ -149,6 +152,8 @@ struct Rolled {
 pub struct Journal {
     shared: Arc<Shared>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// `Some` when it has no threads.
+    turns: Option<Turns>,
 }
 
 impl Journal {
@@ -158,24 +163,32 @@ impl Journal {
     /// When the folder cannot be read or written. Damage is not an error: see
     /// [`Recovered::damage`].
     pub fn open(config: JournalConfig) -> Result<(Journal, Recovered), StorageError> {
-        std::fs::create_dir_all(&config.dir).map_err(|e| StorageError::io(&config.dir, e))?;
-        let (recovered, position) = recovery::recover(&config.dir)?;
-        let (files, active) = FileSet::open(&config, &position)?;
-        let shared = Arc::new(Shared {
-            config,
-            queue: Mutex::default(),
-            filled: Condvar::new(),
-            files,
-            counters: Counters::default(),
-            rolled: Mutex::default(),
-            rolled_changed: Condvar::new(),
-        });
-        let writer = writer::start(shared.clone(), active, position.next_batch);
+        let (shared, writer, recovered) = open(config)?;
         let journal = Journal {
             shared,
-            threads: Arc::new(Mutex::new(vec![writer])),
+            threads: Arc::new(Mutex::new(vec![writer::start(writer)])),
+            turns: None,
         };
         Ok((journal, recovered))
+    }
+
+    /// As [`Journal::open`], without threads: nothing is written but in the turns that are taken.
+    /// `filled` is called when there is something for a turn.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_without_threads(
+        config: JournalConfig,
+        filled: impl Fn() + Send + Sync + 'static,
+    ) -> Result<(Journal, Turns, Recovered), StorageError> {
+        let (shared, writer, recovered) = open(config)?;
+        let turns = Turns::new(shared.clone(), writer, Box::new(filled));
+        let journal = Journal {
+            shared,
+            threads: Arc::default(),
+            turns: Some(turns.clone()),
+        };
+        Ok((journal, turns, recovered))
     }
 
     /// Queues records; `done` runs when they are durable. Never waits. A closed journal takes
@@ -198,6 +211,9 @@ impl Journal {
         if wake {
             self.shared.filled.notify_one();
         }
+        if let Some(turns) = &self.turns {
+            turns.filled();
+        }
     }
 
     /// Starts the thread that checkpoints after each full file and recycles the older ones. The
@@ -205,6 +221,10 @@ impl Journal {
     pub fn start_checkpoints(&self, checkpointer: Arc<dyn Checkpointer>) {
         // Each start begins a new file: give up those that many short runs have left.
         self.shared.rolled.lock().due |= self.shared.files.count() > FILES_TO_REPLAY;
+        if let Some(turns) = &self.turns {
+            turns.set_checkpointer(&checkpointer);
+            return;
+        }
         let journal = self.clone();
         let thread = std::thread::Builder::new()
             .name("journal-files".to_owned())
@@ -228,6 +248,9 @@ impl Journal {
                 let _ = done.send(());
             })),
         );
+        if let Some(turns) = &self.turns {
+            turns.write_all();
+        }
         durable.recv().is_ok()
     }
 
@@ -251,6 +274,9 @@ impl Journal {
             queue.closed = true;
         }
         self.shared.filled.notify_one();
+        if let Some(turns) = &self.turns {
+            turns.write_all();
+        }
         self.shared.rolled.lock().closed = true;
         self.shared.rolled_changed.notify_one();
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -258,6 +284,23 @@ impl Journal {
             let _ = thread.join();
         }
     }
+}
+
+fn open(config: JournalConfig) -> Result<(Arc<Shared>, Writer, Recovered), StorageError> {
+    std::fs::create_dir_all(&config.dir).map_err(|e| StorageError::io(&config.dir, e))?;
+    let (recovered, position) = recovery::recover(&config.dir)?;
+    let (files, active) = FileSet::open(&config, &position)?;
+    let shared = Arc::new(Shared {
+        config,
+        queue: Mutex::default(),
+        filled: Condvar::new(),
+        files,
+        counters: Counters::default(),
+        rolled: Mutex::default(),
+        rolled_changed: Condvar::new(),
+    });
+    let writer = Writer::new(shared.clone(), active, position.next_batch);
+    Ok((shared, writer, recovered))
 }
 
 /// The records' bytes, as a batch holds them.

@@ -1,8 +1,9 @@
-//! The journal's thread: group commit.
+//! Writes the queue batch by batch: group commit. On the journal's thread, or in the turns of
+//! [`turns`](super::turns).
 
 use super::files::{ActiveFile, Aligned, retry_when_full};
 use super::format::{BATCH_HEADER, BatchHead, blocks, write_record};
-use super::{Completion, Shared, Submission};
+use super::{Shared, Submission};
 use crate::defect::Defect;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Instant;
 /// Staging memory kept between batches.
 const STAGING_KEPT: usize = 5 * 1024 * 1024;
 
-struct Writer {
+pub struct Writer {
     shared: Arc<Shared>,
     active: ActiveFile,
     next_batch: u64,
@@ -21,14 +22,8 @@ struct Writer {
     prepare_asked: bool,
 }
 
-pub fn start(shared: Arc<Shared>, active: ActiveFile, next_batch: u64) -> JoinHandle<()> {
-    let writer = Writer {
-        shared,
-        active,
-        next_batch,
-        staging: Aligned::default(),
-        prepare_asked: false,
-    };
+/// Starts the thread.
+pub fn start(writer: Writer) -> JoinHandle<()> {
     let spawned = std::thread::Builder::new()
         .name("journal".to_owned())
         .spawn(move || writer.run());
@@ -42,9 +37,18 @@ pub fn start(shared: Arc<Shared>, active: ActiveFile, next_batch: u64) -> JoinHa
 }
 
 impl Writer {
+    pub fn new(shared: Arc<Shared>, active: ActiveFile, next_batch: u64) -> Writer {
+        Writer {
+            shared,
+            active,
+            next_batch,
+            staging: Aligned::default(),
+            prepare_asked: false,
+        }
+    }
+
     fn run(mut self) {
         let mut work: Vec<Submission> = Vec::new();
-        let mut done: Vec<Completion> = Vec::new();
         loop {
             {
                 let mut queue = self.shared.queue.lock();
@@ -58,30 +62,47 @@ impl Writer {
                 }
                 std::mem::swap(&mut queue.waiting, &mut work);
             }
-            let mut rest = work.drain(..).peekable();
-            while rest.peek().is_some() {
-                let mut batch = Vec::new();
-                let mut bytes = 0;
-                while let Some(next) = rest.peek() {
-                    if bytes > 0 && bytes + next.bytes > self.shared.config.max_batch_bytes {
-                        break;
-                    }
-                    bytes += next.bytes;
-                    batch.extend(rest.next());
+            self.write_all(&mut work);
+        }
+    }
+
+    /// Makes `work` durable, in batches, and runs its completions.
+    pub fn write_all(&mut self, work: &mut Vec<Submission>) {
+        let mut rest = work.drain(..).peekable();
+        while rest.peek().is_some() {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            while let Some(next) = rest.peek() {
+                if bytes > 0 && bytes + next.bytes > self.shared.config.max_batch_bytes {
+                    break;
                 }
-                if Defect::AckBeforeWrite.is_on() {
-                    acknowledge_early(&mut batch);
-                }
-                if bytes > 0 {
-                    self.write(&batch, bytes);
-                }
-                self.shared.queue.lock().bytes -= bytes as u64;
-                done.extend(batch.into_iter().filter_map(|s| s.done));
-                for completion in done.drain(..) {
-                    completion();
-                }
+                bytes += next.bytes;
+                batch.extend(rest.next());
+            }
+            if Defect::AckBeforeWrite.is_on() {
+                acknowledge_early(&mut batch);
+            }
+            if bytes > 0 {
+                self.write(&batch, bytes);
+            }
+            self.shared.queue.lock().bytes -= bytes as u64;
+            for completion in batch.into_iter().filter_map(|s| s.done) {
+                completion();
             }
         }
+    }
+
+    /// Writes only the first `kept` bytes of what would be one batch, as when the power goes meanwhile.
+    pub fn tear(&mut self, work: &[Submission], kept: usize) -> std::io::Result<()> {
+        let bytes: usize = work.iter().map(|s| s.bytes).sum();
+        let total = blocks(BATCH_HEADER + bytes);
+        if bytes == 0 || self.active.position + total as u64 > self.active.bytes {
+            return Ok(());
+        }
+        let records = work.iter().map(|s| s.records.len()).sum::<usize>();
+        self.assemble(work, bytes, total, records);
+        let kept = &self.staging.as_slice()[..kept.min(total)];
+        self.active.file.write_all_at(kept, self.active.position)
     }
 
     /// Writes one batch and makes it durable, or ends the process.
