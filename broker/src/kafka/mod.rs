@@ -36,7 +36,7 @@ mod describe_transactions;
 mod elect_leaders;
 mod end_txn;
 mod fetch;
-mod fetch_encode;
+pub mod fetch_encode;
 pub mod fetch_session;
 mod find_coordinator;
 mod heartbeat;
