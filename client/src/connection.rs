@@ -15,6 +15,7 @@ use kafka_protocol::protocol::{
     Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange,
 };
 use parking_lot::Mutex;
+use socket2::{SockRef, Socket};
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ struct Inner {
     versions: ApiVersions,
     /// No longer to be used for anything new after this.
     expires_at: Option<Instant>,
+    /// To be reset when it is given up.
+    socket: Option<Socket>,
     /// Not bounded here: every caller bounds the requests it has in flight, and a request is
     /// queued at once so that requests leave in the order they were submitted.
     outgoing: mpsc::UnboundedSender<Outgoing>,
@@ -122,7 +125,10 @@ impl Connection {
                 .await
                 .map_err(|e| fail(e.to_string()))?;
             stream.set_nodelay(true).map_err(|e| fail(e.to_string()))?;
+            let socket = SockRef::from(&stream).try_clone();
+            let socket = socket.map_err(|e| fail(e.to_string()))?;
             let mut connection = Connection::secure(address.clone(), stream, config).await?;
+            connection.own().socket = Some(socket);
             let versions = connection.ask_versions(config.request_timeout).await?;
             connection.own().versions = versions;
             if let Some(sasl) = &config.sasl {
@@ -219,6 +225,7 @@ impl Connection {
                 client_id: StrBytes::from_string(config.client_id.clone()),
                 versions: ApiVersions::default(),
                 expires_at: None,
+                socket: None,
                 outgoing,
                 waiting,
                 tasks,
@@ -233,6 +240,18 @@ impl Connection {
     /// Gives the connection up: every waiting request fails with `reason`.
     pub(crate) fn close(&self, reason: &str) {
         self.inner.waiting.close(reason.to_owned());
+    }
+
+    /// Gives a connection up whose broker does not answer. What has not arrived there must not arrive any more:
+    /// the system would go on sending it for minutes, and a commit of offsets would come after later ones.
+    fn abandon(&self, reason: String) {
+        if let Some(socket) = &self.inner.socket {
+            // The socket is reset when it is closed.
+            if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
+                tracing::debug!("{}: {error}", self.inner.address);
+            }
+        }
+        self.inner.waiting.close(reason);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -430,7 +449,7 @@ impl<R: Request> Reply<R> {
             Ok(Err(_)) => Err(self.connection.closed()),
             Err(_) => {
                 let reason = format!("no answer within {} ms", limit.as_millis());
-                self.connection.inner.waiting.close(reason);
+                self.connection.abandon(reason);
                 Err(self.connection.closed())
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::group::Group;
 use crate::node::NodeShared;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -67,7 +67,8 @@ pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
                 purge(&shared, group, applied, keep).await;
             }
         }
-        seen.retain(|id, _| groups.iter().any(|g| g.id == *id));
+        let kept: HashSet<GroupId> = groups.iter().map(|group| group.id).collect();
+        seen.retain(|id, _| kept.contains(id));
     }
 }
 

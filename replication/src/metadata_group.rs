@@ -101,6 +101,37 @@ impl Node {
         Ok(())
     }
 
+    /// Waits until everything is applied here that was committed in the metadata group when this was called.
+    ///
+    /// # Errors
+    /// Without a leader that proves by a majority that it leads, or when it takes longer than `limit`.
+    pub async fn catch_up_with_metadata(&self, limit: Duration) -> Result<(), ProposeError> {
+        let deadline = Instant::now() + limit;
+        let no_leader = ProposeError::NotLeader { leader: None };
+        let index = match self.metadata_leader() {
+            Some(leader) if leader == self.broker() => {
+                let group = self.metadata_group();
+                let policy = openraft::raft::ReadPolicy::ReadIndex;
+                let proven = group.raft.ensure_linearizable(policy);
+                match tokio::time::timeout(limit, proven).await {
+                    Ok(Ok(_)) => group.last_index(),
+                    Ok(Err(_)) => return Err(no_leader),
+                    Err(_) => return Err(ProposeError::Timeout),
+                }
+            }
+            Some(leader) => {
+                let peer = self.shared().transport.peer(leader).ok_or(no_leader)?;
+                let asked = peer.request(METADATA_GROUP.0, Body::Barrier(wire::Barrier {}), limit);
+                match asked.await {
+                    Ok(Body::BarrierReply(reply)) => reply.index,
+                    _ => return Err(ProposeError::NotLeader { leader: None }),
+                }
+            }
+            None => return Err(no_leader),
+        };
+        self.wait_for_metadata(index, deadline).await
+    }
+
     /// Leader of the metadata group: Kafka's *controller*.
     pub fn metadata_leader(&self) -> Option<BrokerId> {
         // A broker that is about to join has been told who leads before it is a member. One that belongs to a

@@ -6,7 +6,11 @@ use crate::metadata::changes::{Refused, delete_topic};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
+use std::time::Duration;
 use uuid::Uuid;
+
+/// For what other brokers know of a topic.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
 
 pub async fn handle(
     context: &RequestContext,
@@ -26,15 +30,22 @@ pub async fn handle(
             .map(|n| (Some(n), Uuid::nil()))
             .collect()
     };
+    let find = |name: &Option<TopicName>, id: Uuid| {
+        let image = context.broker.metadata.load();
+        match name {
+            Some(name) => image.topic(name).cloned(),
+            None => image.topic_by_id(id).cloned(),
+        }
+    };
+    let mut current = Ok(());
+    if asked.iter().any(|(name, id)| find(name, *id).is_none()) {
+        // Who is told that a topic is not there takes it for deleted, but this broker may not have heard of it yet.
+        let node = &context.broker.node;
+        current = node.catch_up_with_metadata(CATCH_UP_LIMIT).await;
+    }
     let mut responses = Vec::with_capacity(asked.len());
     for (name, id) in asked {
-        let topic = {
-            let image = context.broker.metadata.load();
-            match &name {
-                Some(name) => image.topic(name).cloned(),
-                None => image.topic_by_id(id).cloned(),
-            }
-        };
+        let topic = find(&name, id);
         let result = DeletableTopicResult::default();
         responses.push(match topic {
             Some(topic) => {
@@ -58,6 +69,13 @@ pub async fn handle(
                         .with_error_message(Some(text(refused.message))),
                 }
             }
+            None if current.is_err() => result
+                .with_name(name)
+                .with_topic_id(id)
+                .with_error_code(ResponseError::NotController.code())
+                .with_error_message(Some(text(
+                    "The controller could not be asked whether there is such a topic; try again.",
+                ))),
             None => {
                 let error = if name.is_some() {
                     ResponseError::UnknownTopicOrPartition

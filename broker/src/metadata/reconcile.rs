@@ -5,6 +5,7 @@ use super::image::{MetadataImage, Topic};
 use super::{changes, members};
 use crate::broker::Broker;
 use crate::config::{TopicConfig, broker_value};
+use futures_util::stream::{self, StreamExt as _};
 use kafka_protocol::error::ResponseError;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -91,6 +92,9 @@ fn peers(broker: &Broker, image: &MetadataImage) {
     broker.node.set_move_rate(rate);
 }
 
+/// Replicas opened at the same time: their first journal records are synced together.
+const OPEN_AT_ONCE: usize = 8;
+
 /// Opens what is missing; false when something could not be opened.
 async fn open_topic(
     broker: &Arc<Broker>,
@@ -100,6 +104,7 @@ async fn open_topic(
     configs: &mut HashMap<GroupId, TopicConfig>,
 ) -> bool {
     let mut all = true;
+    let mut missing = Vec::new();
     for (index, partition) in topic.partitions.iter().enumerate() {
         if !partition.replicas.contains(&broker.id) {
             continue;
@@ -124,7 +129,7 @@ async fn open_topic(
             continue;
         }
         let folder = MetadataImage::folder(&topic.name, index);
-        let spec = PartitionSpec {
+        missing.push(PartitionSpec {
             group: partition.group,
             topic: topic.name.clone(),
             topic_id: topic.id.into_bytes(),
@@ -137,17 +142,26 @@ async fn open_topic(
                 Vec::new()
             },
             config: config.log.clone(),
-        };
-        match broker.node.open_partition(spec).await {
+        });
+    }
+    let open = |spec: PartitionSpec| async {
+        let (group, partition) = (spec.group, spec.partition);
+        (group, partition, broker.node.open_partition(spec).await)
+    };
+    let mut opening = stream::iter(missing)
+        .map(open)
+        .buffer_unordered(OPEN_AT_ONCE);
+    while let Some((group, partition, done)) = opening.next().await {
+        match done {
             Ok(_) => {
-                opened.insert(partition.group);
-                configs.insert(partition.group, config.clone());
+                opened.insert(group);
+                configs.insert(group, config.clone());
             }
             Err(error) => {
                 all = false;
                 tracing::error!(
                     topic = topic.name,
-                    partition = index,
+                    partition,
                     "cannot open the replica: {error}"
                 );
             }

@@ -20,14 +20,15 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
     write().map_err(|e| StorageError::io(path, e))
 }
 
-/// Writes Kafka's `partition.metadata`.
+/// Writes Kafka's `partition.metadata`, for people and their tools. Nothing here reads it: so it is not synced, which
+/// would cost more than all else about a new partition, and what is not right is written again.
 pub fn write_partition_metadata(dir: &Path, topic_id: [u8; 16]) -> Result<(), StorageError> {
     let path = dir.join("partition.metadata");
-    if path.exists() {
+    let text = format!("version: 0\ntopic_id: {}", kafka_uuid(topic_id));
+    if std::fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
         return Ok(());
     }
-    let text = format!("version: 0\ntopic_id: {}", kafka_uuid(topic_id));
-    replace(&path, text.as_bytes())
+    std::fs::write(&path, text).map_err(|e| StorageError::io(&path, e))
 }
 
 /// Kafka prints ids as URL-safe base64 without padding.
@@ -146,6 +147,16 @@ impl DirSync {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_torn_partition_metadata_is_written_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("partition.metadata");
+        std::fs::write(&path, "version: 0").expect("half of it");
+        super::write_partition_metadata(dir.path(), [7; 16]).expect("written");
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert_eq!(text, "version: 0\ntopic_id: BwcHBwcHBwcHBwcHBwcHBw");
+    }
+
     #[test]
     fn ids_look_as_kafka_prints_them() {
         let id: Vec<u8> = (0..16).collect();

@@ -1,14 +1,41 @@
 //! Brokers stop and start again with their data.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use kafka_protocol::messages::MetadataRequest;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
+use kafka_protocol::messages::{DeleteTopicsRequest, MetadataRequest};
 use tidelog_tests::load::Load;
 use tidelog_tests::read::topic_name;
 use tidelog_tests::wire::Wire;
-use tidelog_tests::{Cluster, topics, wait};
+use tidelog_tests::{BrokerId, Cluster, topics, wait};
 
 use super::{RECOVERY_LIMIT, judge};
+
+/// Deleted and made again while a broker is away.
+const TWICE: &str = "twice";
+
+/// What a broker tells of topics.
+async fn told(wire: &mut Wire, topics: &[&str]) -> Result<Vec<MetadataResponseTopic>> {
+    let asked = topics.iter().map(|name| topic_name(name));
+    let asked = asked.map(|name| MetadataRequestTopic::default().with_name(Some(name)));
+    let request = MetadataRequest::default()
+        .with_topics(Some(asked.collect()))
+        .with_allow_auto_topic_creation(false);
+    Ok(wire.call(&request, 12).await?.topics)
+}
+
+async fn delete(cluster: &Cluster, asked: BrokerId, topic: &str) -> Result<()> {
+    let request = DeleteTopicsRequest::default()
+        .with_topic_names(vec![topic_name(topic)])
+        .with_timeout_ms(10_000);
+    let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
+    let answer = wire.call(&request, 5).await?;
+    let error = answer.responses[0].error_code;
+    ensure!(error == 0, "broker {asked} deletes {topic}: error {error}");
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_cluster_starts_again_with_its_data() -> Result<()> {
@@ -44,28 +71,51 @@ async fn a_rolling_restart_loses_no_request() -> Result<()> {
     Ok(())
 }
 
-/// Whoever asks a broker the moment it listens must not hear that a topic of today does not exist.
+/// Whoever asks a broker the moment it listens must hear of today's topics, not of yesterday's: of one that was
+/// deleted and made again the new id, and one that was made meanwhile can be deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_comes_back_knows_what_was_made_without_it() -> Result<()> {
     let mut cluster = Cluster::start().await?;
+    topics::create(&cluster, TWICE, 1, 3).await?;
     for round in 0..3 {
         let topic = format!("made-meanwhile-{round}");
         let away = round + 1;
         cluster.broker_mut(away).kill()?;
         topics::create(&cluster, &topic, 1, 3).await?;
+        let other = away % 3 + 1;
+        let mut wire = Wire::connect(cluster.broker(other).kafka).await?;
+        let before = told(&mut wire, &[TWICE]).await?[0].topic_id;
+        delete(&cluster, other, TWICE).await?;
+        topics::create(&cluster, TWICE, 1, 3).await?;
+        let made_again = wait::until("the new topic's id", RECOVERY_LIMIT, async || {
+            let told = told(&mut wire, &[TWICE]).await?;
+            let id = told[0].topic_id;
+            Ok((told[0].error_code == 0 && id != before).then_some(id))
+        })
+        .await?;
+        // Nobody answers it at first.
+        let others: Vec<BrokerId> = (1..=3).filter(|id| *id != away).collect();
+        for id in &others {
+            cluster.broker(*id).pause()?;
+        }
         cluster.start_one(away)?;
         let address = cluster.broker(away).kafka;
         let mut wire = wait::until("the broker listens", RECOVERY_LIMIT, async || {
             Ok(Some(Wire::connect(address).await?))
         })
         .await?;
-        let asked = MetadataRequestTopic::default().with_name(Some(topic_name(&topic)));
-        let request = MetadataRequest::default()
-            .with_topics(Some(vec![asked]))
-            .with_allow_auto_topic_creation(false);
-        let answer = wire.call(&request, 9).await?;
-        let error = answer.topics[0].error_code;
-        ensure!(error != 3, "broker {away} does not know {topic}");
+        let deleted = delete(&cluster, away, &topic);
+        let wake = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            others
+                .iter()
+                .try_for_each(|id| cluster.broker(*id).resume())
+        };
+        let (deleted, woken) = tokio::join!(deleted, wake);
+        woken?;
+        deleted?;
+        let id = told(&mut wire, &[TWICE]).await?[0].topic_id;
+        ensure!(id == made_again, "broker {away} tells of an earlier topic");
         cluster.broker_mut(away).wait_ready(RECOVERY_LIMIT).await?;
     }
     Ok(())
