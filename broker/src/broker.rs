@@ -89,11 +89,12 @@ impl Broker {
     }
 
     /// Waits until this broker has registered since its start, and so knows all that the metadata group
-    /// had committed before: until then a topic may seem to be missing. At most `limit`: without a
+    /// had committed before: until then a topic may seem to be missing. False after `limit`: without a
     /// majority a broker tells what it knows.
-    pub async fn knows_the_metadata(&self, limit: Duration) {
+    pub async fn knows_the_metadata(&self, limit: Duration) -> bool {
         let mut registered = self.registered.subscribe();
-        let _ = tokio::time::timeout(limit, registered.wait_for(|r| *r)).await;
+        let registered = tokio::time::timeout(limit, registered.wait_for(|r| *r)).await;
+        matches!(registered, Ok(Ok(_)))
     }
 
     /// Serves clients with everything it has: registered, all first brokers known, replicas open.

@@ -9,29 +9,18 @@ use tokio::sync::watch;
 
 /// How long clients of a broker that has just started wait for it to learn what it missed. As long as there is no
 /// majority it cannot, and is of more use with what it knows.
-const CATCH_UP_MAX: Duration = Duration::from_secs(5);
-const CATCH_UP_AGAIN: Duration = Duration::from_millis(20);
-
-/// What a broker knows when it starts may be old: topics that are gone, with replicas that have not heard of it either
-/// and elect a leader. As a broker of Kafka does, it serves nobody before it has caught up with the controller.
-async fn catch_up(broker: &Broker) {
-    let caught_up = async {
-        while let Err(error) = broker.node.catch_up_with_metadata(CATCH_UP_MAX).await {
-            tracing::debug!("clients wait: {error}");
-            tokio::time::sleep(CATCH_UP_AGAIN).await;
-        }
-    };
-    if tokio::time::timeout(CATCH_UP_MAX, caught_up).await.is_err() {
-        tracing::warn!(
-            "the controller could not be asked within {CATCH_UP_MAX:?}; clients are served with the metadata of before"
-        );
-    }
-}
+const START_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    // What a broker knows when it starts may be old: topics that are gone, with replicas that have not heard of it
+    // either and elect a leader. As a broker of Kafka does, it serves nobody before it knows better.
     tokio::select! {
-        () = catch_up(&broker) => {}
+        known = broker.knows_the_metadata(START_WAIT) => if !known {
+            tracing::warn!(
+                "no majority of brokers answered within {START_WAIT:?}; clients are served with the metadata of before"
+            );
+        },
         _ = stop.wait_for(|s| *s) => return,
     }
     loop {

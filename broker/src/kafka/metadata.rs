@@ -15,8 +15,6 @@ use std::time::Duration;
 
 /// How long an on-demand creation waits for leaders; the client asks again anyway.
 const CREATE_WAIT: Duration = Duration::from_secs(3);
-/// How long a broker that has just started may take to learn what has happened without it.
-const START_WAIT: Duration = Duration::from_secs(5);
 /// "Not asked for", as authorized operations are reported without authorization.
 const NO_OPERATIONS: i32 = i32::MIN;
 
@@ -26,7 +24,6 @@ pub async fn handle(
     version: i16,
 ) -> MetadataResponse {
     let broker = &context.broker;
-    broker.knows_the_metadata(START_WAIT).await;
     let asked = match request.topics {
         // Version 0 has no null: an empty list means all.
         Some(topics) if !(version == 0 && topics.is_empty()) => Some(topics),
