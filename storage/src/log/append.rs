@@ -58,7 +58,7 @@ impl PartitionLog {
     /// [`StorageError::DiskFull`]: nothing was applied, the same call may be made again. Others mean
     /// that this replica cannot go on.
     pub fn append(&self, batches: &[AppendBatch]) -> Result<Vec<AppendOutcome>, StorageError> {
-        self.check_open()?;
+        let _there = self.presence.hold()?;
         let mut writer = self.writer.lock();
         let mut undo = Vec::new();
         let mut outcomes = Vec::with_capacity(batches.len());
@@ -231,6 +231,7 @@ impl PartitionLog {
         &self,
         batches: &[(BatchHeader, Cow<'_, [u8]>)],
     ) -> Result<(), StorageError> {
+        let _there = self.presence.hold()?;
         let mut writer = self.writer.lock();
         let mut undo = Vec::new();
         let mut accepted = Vec::with_capacity(batches.len());

@@ -41,7 +41,7 @@ impl PartitionLog {
     /// Until [`PartitionLog::end_catch_up`] checkpoints stand for the log as it was before: batches of
     /// a copy that is not whole belong to no applied index, and would be applied once more.
     pub fn begin_catch_up(&self, manifest: &[u8]) -> Result<(Offset, Offset), StorageError> {
-        self.check_open()?;
+        let _there = self.presence.hold()?;
         let state = LogState::read(manifest, &self.dir)?;
         self.note_gone(state.gone_below)?;
         let _swap = self.swap_lock.lock();
@@ -124,7 +124,10 @@ impl PartitionLog {
         gone_below: Offset,
     ) -> Result<(), StorageError> {
         // Whoever copies from here will not find those tombstones either.
-        self.note_gone(gone_below)?;
+        {
+            let _there = self.presence.hold()?;
+            self.note_gone(gone_below)?;
+        }
         self.append_copy(bytes, Some(until))
     }
 

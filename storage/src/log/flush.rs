@@ -3,6 +3,7 @@
 use super::checkpoint::LogState;
 use super::epochs::LeaderEpochs;
 use super::files::DirSync;
+use super::presence::Presence;
 use super::segment::Segment;
 use super::{PartitionLog, Writer};
 use crate::error::StorageError;
@@ -21,6 +22,7 @@ pub struct FlushTicket {
     /// Set when they have changed since they were last written, with the mark that says so.
     epochs: Option<(LeaderEpochs, Arc<AtomicBool>)>,
     dir: PathBuf,
+    presence: Arc<Presence>,
     dir_sync: Arc<DirSync>,
 }
 
@@ -52,6 +54,7 @@ impl PartitionLog {
                 .swap(false, Ordering::AcqRel)
                 .then(|| (writer.epochs.clone(), writer.epochs_dirty.clone())),
             dir: self.dir.clone(),
+            presence: self.presence.clone(),
             dir_sync: self.dir_sync.clone(),
         })
     }
@@ -73,6 +76,9 @@ impl PartitionLog {
 
 impl FlushTicket {
     /// Syncs, and returns the state to journal: opening the log with it gives exactly this point.
+    ///
+    /// # Errors
+    /// [`StorageError::Closed`] when the log has been deleted meanwhile; I/O errors.
     pub fn finish(self) -> Result<Vec<u8>, StorageError> {
         let finished = self.sync();
         if finished.is_err()
@@ -85,6 +91,7 @@ impl FlushTicket {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
+        let _there = self.presence.hold()?;
         for segment in &self.segments {
             segment.sync()?;
             let written = self

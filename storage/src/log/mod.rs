@@ -19,6 +19,7 @@ mod index;
 pub mod inspect;
 mod lookup;
 mod mend;
+mod presence;
 mod producers;
 mod read;
 mod readable;
@@ -49,6 +50,7 @@ use compaction::CompactionState;
 use epochs::LeaderEpochs;
 use files::DirSync;
 use parking_lot::{Mutex, RwLock};
+use presence::Presence;
 use producers::Producers;
 use segment::Segment;
 use std::path::{Path, PathBuf};
@@ -83,7 +85,7 @@ pub struct PartitionLog {
     end: AtomicI64,
     /// First offset of the earliest open transaction, or [`NONE_OPEN`].
     first_open: AtomicI64,
-    deleted: AtomicBool,
+    presence: Arc<Presence>,
     /// Consumers read this replica: what is written stays in the page cache.
     is_read: AtomicBool,
     /// Offset below which what was written may have left the page cache.
@@ -176,7 +178,7 @@ impl PartitionLog {
             start: AtomicI64::new(start),
             end: AtomicI64::new(end),
             config: RwLock::new(config),
-            deleted: AtomicBool::new(false),
+            presence: Arc::new(Presence::new(dir)),
             is_read: AtomicBool::new(true),
             dropped_below: AtomicI64::new(0),
             compaction: Mutex::new(compaction),
@@ -255,6 +257,7 @@ impl PartitionLog {
     /// the one being written. Going back or past the end is ignored: the start never goes back. What
     /// was removed stays removed after a crash, and an older checkpoint can still be opened.
     pub fn set_log_start_offset(&self, offset: Offset) -> Result<(), StorageError> {
+        let _there = self.presence.hold()?;
         let mut writer = self.writer.lock();
         if offset <= self.log_start_offset() || offset > self.log_end_offset() {
             return Ok(());
@@ -342,6 +345,9 @@ impl PartitionLog {
     /// Starts a new segment when the present one is older than `segment.ms`, less its share of
     /// `segment.jitter.ms`; of a compacted log also before a record stays uncompacted for too long.
     pub fn maybe_roll(&self, now_ms: i64) {
+        let Ok(_there) = self.presence.hold() else {
+            return;
+        };
         let _writer = self.writer.lock();
         let config = self.config.read().clone();
         let old = self.segments.read().last().is_some_and(|s| {
@@ -362,9 +368,8 @@ impl PartitionLog {
 
     /// Removes the log's folder. Reads under way keep their bytes.
     pub fn delete(&self) -> Result<(), StorageError> {
-        self.deleted.store(true, Ordering::Release);
-        // A compaction under way sees that, and must not make files in a folder that goes.
-        let _compacting = self.compacting.lock();
+        // A compaction under way sees that soon.
+        self.presence.end();
         let _writer = self.writer.lock();
         self.segments.write().clear();
         match std::fs::remove_dir_all(&self.dir) {
@@ -376,12 +381,7 @@ impl PartitionLog {
     }
 
     fn check_open(&self) -> Result<(), StorageError> {
-        if self.deleted.load(Ordering::Acquire) {
-            return Err(StorageError::Closed {
-                path: self.dir.clone(),
-            });
-        }
-        Ok(())
+        self.presence.check()
     }
 
     /// Ends the segment being written and starts the next one at the end offset.

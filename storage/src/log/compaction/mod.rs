@@ -37,7 +37,6 @@ use offset_map::OffsetMap;
 use reader::BatchReader;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use transactions::Transactions;
 
 /// What one call of [`PartitionLog::compact`] may use and has to heed.
@@ -139,7 +138,8 @@ impl PartitionLog {
         let Some(_alone) = self.compacting.try_lock() else {
             return Ok(report);
         };
-        let go_on = || !self.deleted.load(Ordering::Acquire) && (run.go_on)();
+        let go_on = || !self.presence.is_gone() && (run.go_on)();
+        let _there = self.presence.hold()?;
         let run = &CompactionRun {
             go_on: &go_on,
             ..*run

@@ -139,7 +139,7 @@ impl PartitionLog {
         replaced: Range<u64>,
         foreign: ForeignBatches<'_>,
     ) -> Result<(), StorageError> {
-        self.check_open()?;
+        let _there = self.presence.hold()?;
         let Some((segment, end)) = self.closed_segment(base, closed_before) else {
             // Gone meanwhile: nobody misses it.
             return Ok(());

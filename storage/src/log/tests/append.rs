@@ -113,6 +113,35 @@ fn a_deleted_log_says_so_and_leaves_readers_their_bytes() {
     log.delete().expect("twice is the same");
 }
 
+/// A flush that began before a topic went must not write into the folder of the next topic of that name.
+#[test]
+fn a_flush_under_way_leaves_nothing_in_a_folder_that_is_removed() {
+    let dir = scratch();
+    let dir = dir.path().join("topic-3");
+    let log = open(&dir, None);
+    append(&log, &Sample::default(), 1);
+    let ticket = log.begin_flush().expect("a ticket");
+    log.delete().expect("deleted");
+    std::fs::create_dir(&dir).expect("made anew");
+    let flushed = ticket.finish();
+    assert!(matches!(flushed, Err(StorageError::Closed { .. })));
+    assert_eq!(std::fs::read_dir(&dir).expect("listed").count(), 0);
+    std::fs::remove_dir(&dir).expect("empty");
+
+    for _ in 0..200 {
+        let log = open(&dir, None);
+        append(&log, &Sample::default(), 1);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| while log.begin_flush().and_then(FlushTicket::finish).is_ok() {});
+            }
+            let removed = log.delete();
+            assert!(removed.is_ok(), "{removed:?}");
+        });
+        assert!(!dir.exists());
+    }
+}
+
 #[test]
 fn a_malformed_batch_changes_nothing() {
     let dir = scratch();

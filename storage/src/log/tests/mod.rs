@@ -16,7 +16,9 @@ mod readable;
 mod retention;
 mod transactions;
 
-use super::{AppendBatch, AppendOutcome, BatchOrigin, LogConfig, PartitionLog, Stretch};
+use super::{
+    AppendBatch, AppendOutcome, BatchOrigin, FlushTicket, LogConfig, PartitionLog, Stretch,
+};
 use crate::batch::samples::Sample;
 use crate::batch::{BatchHeader, batch_crc};
 use crate::error::StorageError;
