@@ -57,7 +57,7 @@ impl CatchUp for PeerCatchUp {
             }
             let (first, end) = {
                 let (log, manifest) = (log.clone(), manifest.clone());
-                on_disk(&transport, move || log.begin_catch_up(&manifest)).await?
+                on_disk(&transport, group, move || log.begin_catch_up(&manifest)).await?
             };
             tracing::info!(
                 group = group.0,
@@ -100,7 +100,7 @@ impl CatchUp for PeerCatchUp {
                 log.close_segment_of(end - 1);
                 refresh(&transport, group, &log, &mut sources).await?;
             }
-            on_disk(&transport, move || log.finish_catch_up(&manifest)).await
+            on_disk(&transport, group, move || log.finish_catch_up(&manifest)).await
         })
     }
 }
@@ -135,10 +135,12 @@ async fn append(
     reply: wire::ReadLogReply,
     end: i64,
 ) -> io::Result<Result<i64, String>> {
-    let mut waiting = false;
-    loop {
-        let (log, reply) = (log.clone(), reply.clone());
-        let appended = host_of(transport)?.disk_work(move || {
+    let (host, log) = (host_of(transport)?, log.clone());
+    let appended = with_room(
+        &host,
+        group,
+        || transport.strong_count() > 0,
+        move || {
             if reply.sparse {
                 let until = reply.next_offset.min(end);
                 log.append_copied_sparse(&reply.batches, until, reply.gone_below)?;
@@ -146,10 +148,35 @@ async fn append(
                 log.append_copied(&reply.batches)?;
             }
             Ok(log.log_end_offset())
-        });
-        match appended.await.map_err(io::Error::other)? {
-            Ok(end) => return Ok(Ok(end)),
-            Err(StorageError::DiskFull { path }) if transport.strong_count() > 0 => {
+        },
+    );
+    match appended.await? {
+        Ok(end) => Ok(Ok(end)),
+        Err(error @ (StorageError::Corrupt { .. } | StorageError::Batch(_))) => {
+            Ok(Err(error.to_string()))
+        }
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// Does `work`, again and again while the disk is full, as long as it `goes_on`: a Raft core that is told of an
+/// error ends for good.
+pub(crate) async fn with_room<T: Send + 'static>(
+    host: &Host,
+    group: GroupId,
+    goes_on: impl Fn() -> bool,
+    work: impl Fn() -> Result<T, StorageError> + Send + Sync + 'static,
+) -> io::Result<Result<T, StorageError>> {
+    let work = Arc::new(work);
+    let mut waiting = false;
+    loop {
+        let attempt = work.clone();
+        match host
+            .disk_work(move || attempt())
+            .await
+            .map_err(io::Error::other)?
+        {
+            Err(StorageError::DiskFull { path }) if goes_on() => {
                 if !std::mem::replace(&mut waiting, true) {
                     tracing::warn!(
                         group = group.0,
@@ -159,10 +186,7 @@ async fn append(
                 }
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
-            Err(error @ (StorageError::Corrupt { .. } | StorageError::Batch(_))) => {
-                return Ok(Err(error.to_string()));
-            }
-            Err(error) => return Err(io::Error::other(error)),
+            done => return Ok(done),
         }
     }
 }
@@ -307,7 +331,7 @@ async fn on<T: Send + 'static>(
     work: impl FnOnce(&PartitionLog) -> Result<T, StorageError> + Send + 'static,
 ) -> io::Result<T> {
     let log = log.clone();
-    on_disk(transport, move || work(&log)).await
+    blocking(&host_of(transport)?, move || work(&log)).await
 }
 
 fn host_of(transport: &Weak<Transport>) -> io::Result<Host> {
@@ -318,9 +342,13 @@ fn host_of(transport: &Weak<Transport>) -> io::Result<Host> {
 
 async fn on_disk<T: Send + 'static>(
     transport: &Weak<Transport>,
-    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    group: GroupId,
+    work: impl Fn() -> Result<T, StorageError> + Send + Sync + 'static,
 ) -> io::Result<T> {
-    blocking(&host_of(transport)?, work).await
+    let goes_on = || transport.strong_count() > 0;
+    with_room(&host_of(transport)?, group, goes_on, work)
+        .await?
+        .map_err(io::Error::other)
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -331,4 +359,39 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .await
         .map_err(io::Error::other)?
         .map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Work that finds the disk full three times.
+    fn third_time_lucky(tried: &Arc<AtomicUsize>) -> impl Fn() -> Result<usize, StorageError> {
+        let tried = tried.clone();
+        move || match tried.fetch_add(1, Ordering::AcqRel) {
+            before @ 0..3 => Err(StorageError::DiskFull {
+                path: PathBuf::from(before.to_string()),
+            }),
+            before => Ok(before),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_needs_room_waits_for_it() {
+        let tried = Arc::default();
+        let work = third_time_lucky(&tried);
+        let done = with_room(&Host::System, GroupId(1), || true, work).await;
+        assert_eq!(done.expect("ran").expect("done"), 3);
+    }
+
+    #[tokio::test]
+    async fn who_is_to_stop_does_not_wait_for_room() {
+        let tried = Arc::default();
+        let work = third_time_lucky(&tried);
+        let done = with_room(&Host::System, GroupId(1), || false, work).await;
+        let full = matches!(done.expect("ran"), Err(StorageError::DiskFull { .. }));
+        assert!(full && tried.load(Ordering::Acquire) == 1);
+    }
 }

@@ -10,8 +10,13 @@ use tidelog_storage::ids::GroupId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Entry bytes all groups of a broker keep for followers that are a little behind.
+/// Entry bytes all groups of a broker keep for followers that are a little behind: this,
 const TARGET_BYTES: u64 = 24 * 1024 * 1024;
+/// or this for each group that has any,
+const TARGET_GROUP_BYTES: u64 = 64 * 1024;
+/// but no more than this. A purge costs a group as much as some batches do, whatever it frees: thousands of
+/// groups that share too little would do nothing else.
+const TARGET_BYTES_MAX: u64 = 96 * 1024 * 1024;
 /// For a living follower that is behind, a group keeps up to this much before it has to catch up
 /// from the partition log.
 const LAGGARD_BYTES: usize = 16 * 1024 * 1024;
@@ -25,6 +30,8 @@ const UNMAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Purges and unmaps until `stop`.
 pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
     let mut seen: HashMap<GroupId, (u64, Instant)> = HashMap::new();
+    // As of the last look.
+    let mut target = TARGET_BYTES;
     let mut idle_look = Instant::now();
     let mut unmapped = Instant::now();
     loop {
@@ -39,9 +46,8 @@ pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
             }
         }
         let total = shared.log_bytes.load(Ordering::Relaxed);
-        let over = total > TARGET_BYTES;
         let idle_due = total > 0 && idle_look.elapsed() >= IDLE;
-        if !over && !idle_due {
+        if total <= target && !idle_due {
             continue;
         }
         if idle_due {
@@ -52,7 +58,9 @@ pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
             .into_iter()
             .filter(|g| g.log.bytes() > 0)
             .collect();
-        let share = TARGET_BYTES as usize / 2 / groups.len().max(1);
+        target = target_bytes(groups.len());
+        let over = total > target;
+        let share = target as usize / 2 / groups.len().max(1);
         for group in &groups {
             let applied = group.machine.applied_index();
             let idle = match seen.get(&group.id) {
@@ -70,6 +78,12 @@ pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
         let kept: HashSet<GroupId> = groups.iter().map(|group| group.id).collect();
         seen.retain(|id, _| kept.contains(id));
     }
+}
+
+/// What `groups` with entries in memory keep together.
+fn target_bytes(groups: usize) -> u64 {
+    let shared = TARGET_GROUP_BYTES.saturating_mul(groups as u64);
+    shared.clamp(TARGET_BYTES, TARGET_BYTES_MAX)
 }
 
 async fn purge(shared: &NodeShared, group: &Group, applied: u64, keep_bytes: usize) {

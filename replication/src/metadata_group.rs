@@ -13,6 +13,7 @@ use crate::types::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidelog_proto::peer::{self as wire, message::Body};
 use tokio::sync::{Notify, watch};
@@ -86,6 +87,7 @@ impl Node {
         }
     }
 
+    /// `index` was committed after this process began.
     async fn wait_for_metadata(&self, index: u64, deadline: Instant) -> Result<(), ProposeError> {
         let machine = &self.metadata_group().machine;
         while machine.applied_index() < index {
@@ -98,6 +100,7 @@ impl Node {
                 let _ = tokio::time::timeout(RETRY_PAUSE * 10, waiter.notified()).await;
             }
         }
+        self.metadata_seen.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -145,12 +148,15 @@ impl Node {
         leader.filter(|l| self.shared().transport.is_alive(*l))
     }
 
-    /// Whether the metadata applied here include all that was committed before the present leader
-    /// of the metadata group took office. After a restart they are those of the last checkpoint at
-    /// first, which may name topics that are gone.
+    /// Whether the metadata applied here include all that was committed before this process began, and before the
+    /// present leader of the metadata group took office. After a restart they are those of the last checkpoint at
+    /// first, also where the leader is still the same: they may name topics that are gone, and replicas that were
+    /// removed here.
     pub fn metadata_is_current(&self) -> bool {
         let (leader, epoch) = self.metadata_group().leader();
-        leader.is_some() && leader_epoch(self.metadata_group().machine.applied_term()) >= epoch
+        self.metadata_seen.load(Ordering::Acquire)
+            && leader.is_some()
+            && leader_epoch(self.metadata_group().machine.applied_term()) >= epoch
     }
 }
 

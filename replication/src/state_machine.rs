@@ -1,6 +1,6 @@
 //! Applies committed entries: to a partition log, or to the metadata.
 
-use crate::catch_up::CatchUp;
+use crate::catch_up::{CatchUp, with_room};
 use crate::group::node_of;
 use crate::host::Host;
 use crate::ids::BrokerId;
@@ -391,12 +391,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.shared.applied_term.store(term, Ordering::Release);
         self.log.note_applied(index);
         // The leader counts this replica up to the snapshot from now on: it has to be durable.
-        let (shared, log) = (self.shared.clone(), self.log.clone());
-        self.host
-            .disk_work(move || shared.checkpoint(&log).map(|()| log.sync()))
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
+        self.checkpoint().await?;
         self.shared.waiters.wake();
         Ok(())
     }
@@ -421,14 +416,27 @@ impl StateMachine {
         {
             return Ok(());
         }
-        let (shared, log, partition) = (self.shared.clone(), self.log.clone(), partition.clone());
-        let work = self.host.disk_work(move || {
-            partition.close_segment_of(partition.log_end_offset() - 1);
-            shared.checkpoint(&log).map(|()| log.sync())
-        });
-        work.await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)
+        let partition = partition.clone();
+        let closed = self
+            .host
+            .disk_work(move || partition.close_segment_of(partition.log_end_offset() - 1));
+        closed.await.map_err(io::Error::other)?;
+        self.checkpoint().await
+    }
+
+    /// Makes what is here durable, once the disk has room for it.
+    async fn checkpoint(&self) -> io::Result<()> {
+        let (shared, log) = (self.shared.clone(), self.log.clone());
+        let checkpointed = with_room(
+            &self.host,
+            self.shared.group,
+            || !self.log.is_closed(),
+            move || shared.checkpoint(&log),
+        );
+        checkpointed.await?.map_err(io::Error::other)?;
+        let log = self.log.clone();
+        let synced = self.host.disk_work(move || log.sync());
+        synced.await.map_err(io::Error::other)
     }
 
     async fn apply_all(

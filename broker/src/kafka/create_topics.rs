@@ -3,7 +3,7 @@
 use super::{RequestContext, text};
 use crate::config::table::TOPIC;
 use crate::config::topic::{TopicSource, effective};
-use crate::metadata::changes::{NewTopic, Refused, create_topic, plan_topic};
+use crate::metadata::changes::{NewTopic, Refused, create_topic, judged_by_current, plan_topic};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use kafka_protocol::messages::create_topics_response::{
@@ -60,7 +60,7 @@ async fn create(
     let broker = &context.broker;
     let new = new_topic(asked)?;
     let (id, partitions, factor) = if validate_only {
-        let plan = plan_topic(broker, &new)?;
+        let plan = judged_by_current(broker, || plan_topic(broker, &new)).await?;
         let factor = plan.partitions.first().map_or(0, |p| p.brokers.len());
         (Uuid::nil(), plan.partitions.len(), factor)
     } else {

@@ -2,15 +2,11 @@
 
 use super::{RequestContext, text};
 use crate::coordinator::topic::is_internal;
-use crate::metadata::changes::{Refused, delete_topic};
+use crate::metadata::changes::{CATCH_UP_LIMIT, Refused, delete_topic};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
-use std::time::Duration;
 use uuid::Uuid;
-
-/// For what other brokers know of a topic.
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
 
 pub async fn handle(
     context: &RequestContext,

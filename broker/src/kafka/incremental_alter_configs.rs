@@ -6,7 +6,7 @@ use crate::config::check::{broker_setting, check, group_setting, nearest, topic_
 use crate::config::group::check_group_settings;
 use crate::config::table::{BROKER, Kind, Scope};
 use crate::config::topic::{check_topic_settings, effective};
-use crate::metadata::changes::{Refused, alter_configs, alter_group_configs};
+use crate::metadata::changes::{Refused, alter_configs, alter_group_configs, judged_by_current};
 use crate::metadata::image::{DECOMMISSION, MAINTENANCE};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::incremental_alter_configs_request::{
@@ -81,7 +81,7 @@ pub async fn apply(
     changes.retain(|name, value| value.is_some() || !THROTTLES.contains(&name.as_str()));
     let (topic, broker) = match resource_type {
         RESOURCE_TOPIC => {
-            check_topic(context, name, &changes)?;
+            judged_by_current(&context.broker, || check_topic(context, name, &changes)).await?;
             (Some(name.to_owned()), None)
         }
         RESOURCE_BROKER => {

@@ -48,6 +48,43 @@ pub struct NewTopic {
     pub configs: BTreeMap<String, String>,
 }
 
+/// How long a refusal may wait for what the metadata leader knows.
+pub const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What `check` says of the metadata here. A refusal that depends on them is only given once they are those of the
+/// metadata leader, as Kafka's controller would give it: this broker may not have heard yet that a topic is gone, or
+/// that one is there.
+pub async fn judged_by_current<T>(
+    broker: &Broker,
+    check: impl Fn() -> Result<T, Refused>,
+) -> Result<T, Refused> {
+    let refused = match check() {
+        Err(refused) if depends_on_metadata(refused.error) => refused,
+        done => return done,
+    };
+    match broker.node.catch_up_with_metadata(CATCH_UP_LIMIT).await {
+        Ok(()) => check(),
+        Err(_) => Err(Refused::new(
+            ResponseError::NotController,
+            format!(
+                "The controller could not be asked whether this is still so; try again. {}",
+                refused.message
+            ),
+        )),
+    }
+}
+
+fn depends_on_metadata(error: ResponseError) -> bool {
+    matches!(
+        error,
+        ResponseError::TopicAlreadyExists
+            | ResponseError::UnknownTopicOrPartition
+            | ResponseError::InvalidPartitions
+            | ResponseError::InvalidReplicationFactor
+            | ResponseError::InvalidReplicaAssignment
+    )
+}
+
 /// Proposes a command and turns a refusal into an error for the client.
 pub async fn propose(broker: &Broker, command: Command) -> Result<Reply, Refused> {
     // Checked when it is applied as well; but brokers that do not know it cannot even take it.
@@ -243,7 +280,7 @@ pub async fn create_topic(
     new: &NewTopic,
     limit: Duration,
 ) -> Result<Arc<Topic>, Refused> {
-    let record = plan_topic(broker, new)?;
+    let record = judged_by_current(broker, || plan_topic(broker, new)).await?;
     propose(broker, Command::CreateTopic(record)).await?;
     let topic = broker.metadata.load().topic(&new.name).cloned();
     let topic = topic.ok_or_else(|| {
@@ -282,15 +319,13 @@ pub async fn delete_topic(broker: &Broker, id: Uuid) -> Result<(), Refused> {
     propose(broker, command).await.map(|_| ())
 }
 
-/// Grows a topic to `count` partitions; with `validate_only` only says whether it could.
-pub async fn create_partitions(
+/// Checks a topic that is to have `count` partitions, and places the replicas of those that are new.
+fn plan_partitions(
     broker: &Broker,
     name: &str,
     count: i32,
-    assignments: Option<Vec<Vec<BrokerId>>>,
-    validate_only: bool,
-    limit: Duration,
-) -> Result<(), Refused> {
+    assignments: Option<&[Vec<BrokerId>]>,
+) -> Result<(Arc<Topic>, Vec<Vec<BrokerId>>), Refused> {
     let image = broker.metadata.load_full();
     let topic = image.topic(name).cloned().ok_or_else(|| {
         Refused::new(
@@ -321,8 +356,8 @@ pub async fn create_partitions(
                     ),
                 ));
             }
-            check_assignments(&image.brokers.keys().copied().collect::<Vec<_>>(), &sets)?;
-            sets
+            check_assignments(&image.brokers.keys().copied().collect::<Vec<_>>(), sets)?;
+            sets.to_vec()
         }
         None => {
             let factor = topic.partitions.first().map_or(1, |p| p.replicas.len());
@@ -330,9 +365,24 @@ pub async fn create_partitions(
                 .map_err(|m| Refused::new(ResponseError::InvalidReplicationFactor, m))?
         }
     };
+    Ok((topic, sets))
+}
+
+/// Grows a topic to `count` partitions; with `validate_only` only says whether it could.
+pub async fn create_partitions(
+    broker: &Broker,
+    name: &str,
+    count: i32,
+    assignments: Option<Vec<Vec<BrokerId>>>,
+    validate_only: bool,
+    limit: Duration,
+) -> Result<(), Refused> {
+    let plan = || plan_partitions(broker, name, count, assignments.as_deref());
+    let (topic, sets) = judged_by_current(broker, plan).await?;
     if validate_only {
         return Ok(());
     }
+    let present = topic.partitions.len();
     let command = Command::CreatePartitions(CreatePartitions {
         topic_id: topic.id.as_bytes().to_vec(),
         from_count: present as u32,

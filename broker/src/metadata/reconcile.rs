@@ -26,6 +26,8 @@ pub async fn run(
     let mut configs: HashMap<GroupId, TopicConfig> = HashMap::new();
     loop {
         changed.borrow_and_update();
+        // Of the image that is looked at: asked before it is taken.
+        let current = broker.node.metadata_is_current();
         let image = broker.metadata.load_full();
         peers(&broker, &image);
         for (group, folder) in &image.deleted {
@@ -38,9 +40,10 @@ pub async fn run(
         let mut failed = !drop_moved(&broker, &image, &mut opened, &mut configs).await;
         for topic in image.topics.values() {
             let config = TopicConfig::resolve(&topic.configs, &broker.config, &image);
-            failed |= !open_topic(&broker, topic, &config, &mut opened, &mut configs).await;
+            let open = open_topic(&broker, topic, &config, current, &mut opened, &mut configs);
+            failed |= !open.await;
         }
-        if !failed && broker.node.metadata_is_current() {
+        if !failed && current {
             broker.node.all_replicas_open();
         }
         broker.opened_index.store(
@@ -51,7 +54,7 @@ pub async fn run(
             },
             Ordering::Release,
         );
-        let pause = if broker.node.metadata_is_current() {
+        let pause = if current {
             Duration::from_secs(1)
         } else {
             Duration::from_millis(100)
@@ -100,6 +103,7 @@ async fn open_topic(
     broker: &Arc<Broker>,
     topic: &Topic,
     config: &TopicConfig,
+    current: bool,
     opened: &mut HashSet<GroupId>,
     configs: &mut HashMap<GroupId, TopicConfig>,
 ) -> bool {
@@ -123,8 +127,9 @@ async fn open_topic(
             continue;
         }
         // A replica the journal does not know begins empty. Old metadata may name one whose topic
-        // is deleted by now, in the folder of a later topic of the same name.
-        if !broker.node.knows(partition.group) && !broker.node.metadata_is_current() {
+        // is deleted by now, in the folder of a later topic of the same name; or one that was moved
+        // away, whose first voters would form the group once more beside those that have it.
+        if !broker.node.knows(partition.group) && !current {
             all = false;
             continue;
         }

@@ -260,6 +260,8 @@ impl Nemesis {
     async fn expect_end(&mut self) {
         let deadline = Instant::now() + END_LIMIT;
         for id in self.off.clone() {
+            // One that is paused as well could not.
+            self.broker(id).signal(Signal::CONT);
             while self.broker(id).is_running() {
                 if Instant::now() > deadline {
                     self.failures

@@ -24,6 +24,7 @@ use crate::transport::Handler;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tidelog_storage::ids::GroupId;
 use tokio::sync::watch;
 
@@ -39,6 +40,8 @@ pub struct Node {
     metadata: Arc<Group>,
     quorum: Arc<Mutex<QuorumTimes>>,
     stop: watch::Sender<bool>,
+    /// Metadata that were committed in the lifetime of this process have been applied here.
+    pub(crate) metadata_seen: AtomicBool,
     disk: DiskSpace,
 }
 

@@ -17,7 +17,7 @@ use crate::rebuild::{self, Rebuild};
 use crate::transport::{Handler, Identity, Timing, Transport, server};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidelog_storage::ids::GroupId;
 use tidelog_storage::journal::{Checkpointer, Journal, JournalConfig, RecoveredGroup};
@@ -118,6 +118,7 @@ impl Node {
             metadata,
             quorum,
             stop,
+            metadata_seen: AtomicBool::new(false),
             disk,
         }))
     }

@@ -35,6 +35,7 @@ def transfer(cluster, case, mode, records, size, **flags):
     values[f"{case}.records"] = told["records_per_second"]
     values[f"{case}.bytes"] = told["bytes_per_second"]
     values[f"{case}.cpu_per_gb"] = values[f"{case}.cpu"] / (records * size * GB)
+    values[f"{case}.load_cpu_per_gb"] = told["client_cpu_seconds"] / (records * size * GB)
     if told.get("failed"):
         sys.exit(f"{case}: {told['failed']} records were not acknowledged")
     return values
@@ -187,9 +188,11 @@ def names():
 ROWS = [
     Row("produce1k.bytes", "produce 1 KiB, 6 partitions, RF 3: MB/s", "{:.0f}", MB),
     Row("produce1k.cpu_per_gb", "– CPU of all brokers, s per GB", "{:.1f}"),
+    Row("produce1k.load_cpu_per_gb", "– CPU of the load program, s per GB", "{:.1f}"),
     Row("produce1k.memory", "– memory of all brokers afterwards, MiB", "{:.0f}"),
     Row("produce100.records", "produce 100 B, 6 partitions, RF 3: million records/s", "{:.2f}", 1e-6),
     Row("produce100.cpu_per_gb", "– CPU of all brokers, s per GB", "{:.1f}"),
+    Row("produce100.load_cpu_per_gb", "– CPU of the load program, s per GB", "{:.1f}"),
     Row("latency.p50", "1,000 records/s of 200 B, RF 3, acknowledged: p50, ms", "{:.2f}"),
     Row("latency.p99", "– p99, ms", "{:.2f}"),
     Row("latency.p999", "– p99.9, ms", "{:.1f}"),
@@ -200,8 +203,10 @@ ROWS = [
     Row("many_new.create", "– until all 1,000 have a leader, s", "{:.2f}"),
     Row("many_written.records", "1 KiB to 1,000 partitions written before, RF 3: records/s", "{:,.0f}"),
     Row("many_written.cpu_per_gb", "– CPU of all brokers, s per GB", "{:.1f}"),
+    Row("many_written.load_cpu_per_gb", "– CPU of the load program, s per GB", "{:.1f}"),
     Row("consume.bytes", "consume 1 KiB from the cache: MB/s", "{:.0f}", MB),
     Row("consume.cpu_per_gb", "– CPU of all brokers, s per GB", "{:.2f}"),
+    Row("consume.load_cpu_per_gb", "– CPU of the load program, s per GB", "{:.2f}"),
     Row("idle_empty.memory", "three idle brokers without topics: memory, MiB", "{:.0f}"),
     Row("idle_empty.cpu_percent", "– CPU, % of a core", "{:.1f}"),
     Row("idle_many.memory", "three idle brokers, 1,000 partitions RF 3: memory, MiB", "{:.0f}"),
@@ -210,6 +215,7 @@ ROWS = [
     Row("idle_written.cpu_percent", "– CPU, % of a core", "{:.1f}"),
     Row("produce_single.bytes", "produce 1 KiB, RF 1: MB/s", "{:.0f}", MB),
     Row("produce_single.cpu_per_gb", "– CPU of the broker, s per GB", "{:.1f}"),
+    Row("produce_single.load_cpu_per_gb", "– CPU of the load program, s per GB", "{:.1f}"),
     Row("start.first", "one broker, from exec to the first acknowledged record, s", "{:.2f}"),
     Row("recovery.first", "kill -9 of all three, from exec to the first acknowledged record, s", "{:.2f}"),
     Row("recovery.all", "– until every partition acknowledges one, s", "{:.2f}"),

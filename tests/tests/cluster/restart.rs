@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{DeleteTopicsRequest, MetadataRequest};
+use kafka_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest, MetadataRequest};
 use tidelog_tests::load::Load;
 use tidelog_tests::read::topic_name;
 use tidelog_tests::wire::Wire;
 use tidelog_tests::{BrokerId, Cluster, topics, wait};
 
+use super::reassignment::{self, PARTITIONS, TOPIC, has_folder};
 use super::{RECOVERY_LIMIT, judge};
 
 /// Deleted and made again while a broker is away.
@@ -119,4 +122,85 @@ async fn a_broker_that_comes_back_knows_what_was_made_without_it() -> Result<()>
         cluster.broker_mut(away).wait_ready(RECOVERY_LIMIT).await?;
     }
     Ok(())
+}
+
+/// A broker starts with the metadata of its last checkpoint. By them it is the only founder of a partition that it
+/// has given away since: it must not form the group once more, beside the replica that has the records, also when it
+/// has heard of the present metadata by the time it comes to that partition.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_moved_away_is_not_made_again_by_old_metadata() -> Result<()> {
+    let mut cluster = reassignment::start().await?;
+    // Opened before the other, in the order of names; it takes a while.
+    topics::create(&cluster, "before", 300, 3).await?;
+    topics::create(&cluster, TOPIC, PARTITIONS, 1).await?;
+    let placed = reassignment::replicas(&cluster, 3).await?;
+    let alone = placed.into_iter().find(|(_, replicas)| replicas == &[3]);
+    let (partition, _) = alone.context("a partition at broker 3")?;
+    cluster.broker_mut(3).stop().await?;
+    cluster.restart(3).await?;
+
+    let target = [(partition, Some(vec![1]))];
+    let answers = reassignment::reassign_of(&cluster, 1, TOPIC, &target).await?;
+    ensure!(answers == [0], "{answers:?}");
+    wait::until("the removal at broker 3", RECOVERY_LIMIT, async || {
+        Ok((!has_folder(&cluster, 3, partition)).then_some(()))
+    })
+    .await?;
+
+    cluster.broker_mut(3).kill()?;
+    cluster.restart(3).await?;
+    ensure!(
+        !has_folder(&cluster, 3, partition),
+        "the replica is made again"
+    );
+    let load = Load::start(&cluster.bootstrap(), TOPIC, PARTITIONS).await?;
+    load.progress(300, RECOVERY_LIMIT).await?;
+    let written = load.finish().await?;
+    reassignment::judge(&cluster, 1, written.history).await
+}
+
+/// A broker that hears nobody does not know whether a topic that it remembers is still there: it must not tell who
+/// creates one of that name that it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_the_others_does_not_say_that_a_topic_exists() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    topics::create(&cluster, TWICE, 1, 3).await?;
+    cluster.broker_mut(3).stop().await?;
+    cluster.restart(3).await?;
+    // As it is now, it remembers the topic.
+    cluster.broker_mut(3).kill()?;
+    let create = CreateTopicsRequest::default()
+        .with_topics(vec![
+            CreatableTopic::default()
+                .with_name(topic_name(TWICE))
+                .with_num_partitions(1)
+                .with_replication_factor(3),
+        ])
+        .with_timeout_ms(10_000);
+    let answer = async |cluster: &Cluster| {
+        let mut wire = Wire::connect(cluster.broker(3).kafka).await?;
+        Ok::<i16, anyhow::Error>(wire.call(&create, 5).await?.topics[0].error_code)
+    };
+    let exists = ResponseError::TopicAlreadyExists.code();
+    delete(&cluster, 1, TWICE).await?;
+    for id in [1, 2] {
+        cluster.broker(id).pause()?;
+    }
+    cluster.start_one(3)?;
+    let address = cluster.broker(3).kafka;
+    wait::until("the broker listens", RECOVERY_LIMIT, async || {
+        Ok(Some(Wire::connect(address).await?))
+    })
+    .await?;
+    let code = answer(&cluster).await?;
+    ensure!(code == ResponseError::NotController.code(), "error {code}");
+    for id in [1, 2] {
+        cluster.broker(id).resume()?;
+    }
+    wait::until("the new topic", RECOVERY_LIMIT, async || {
+        let code = answer(&cluster).await?;
+        ensure!(code != exists, "broker 3 tells of an earlier topic");
+        Ok((code == 0).then_some(()))
+    })
+    .await
 }

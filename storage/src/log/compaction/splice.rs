@@ -45,6 +45,9 @@ impl Refresh {
 impl PartitionLog {
     /// Ends the segment being written if it holds `offset`: only closed ones can be written anew.
     pub fn close_segment_of(&self, offset: Offset) {
+        let Ok(_there) = self.presence.hold() else {
+            return;
+        };
         let _writer = self.writer.lock();
         let active = self.segments.read().last().cloned();
         if active.is_some_and(|s| s.base_offset <= offset && s.is_on_disk()) {
