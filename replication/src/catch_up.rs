@@ -368,7 +368,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Work that finds the disk full three times.
-    fn third_time_lucky(tried: &Arc<AtomicUsize>) -> impl Fn() -> Result<usize, StorageError> {
+    fn third_time_lucky(
+        tried: &Arc<AtomicUsize>,
+    ) -> impl Fn() -> Result<usize, StorageError> + use<> {
         let tried = tried.clone();
         move || match tried.fetch_add(1, Ordering::AcqRel) {
             before @ 0..3 => Err(StorageError::DiskFull {

@@ -2,8 +2,8 @@
 //!
 //! `.index`: relative offset of a batch's last record and the batch's position, 4 bytes each.
 //! `.timeindex`: timestamp, 8 bytes, and relative offset, 4 bytes. Big-endian. The entries of the
-//! segment being written live in memory and go to disk with the segment's sync; those of closed
-//! segments are dropped from memory and read back when needed.
+//! segment being written live in memory and go to disk with the segment's sync, once there are many; those
+//! of closed segments are dropped from memory and read back when needed.
 
 use super::segment::file_name;
 use crate::error::StorageError;
@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 
 pub(super) const OFFSET_ENTRY_BYTES: usize = 8;
 pub(super) const TIME_ENTRY_BYTES: usize = 12;
+
+/// Bytes of a segment being written that may have no entries on disk: who opens it reads their headers. Thousands of
+/// small partitions would else make, write and sync two files each for what that costs.
+const UNWRITTEN_MAX: u64 = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetEntry {
@@ -206,9 +210,16 @@ impl SegmentIndex {
         after.checked_sub(1).map_or(0, |i| self.times[i].relative)
     }
 
+    /// Whether the files should be made durable with the segment.
+    pub fn is_due(&self) -> bool {
+        let written = self.persisted_offsets.checked_sub(1);
+        let written = written.map_or(0, |last| u64::from(self.offsets[last].position));
+        let unsynced = self.unsynced && self.persisted_offsets > 0;
+        self.sealed || unsynced || self.last_position() - written >= UNWRITTEN_MAX
+    }
+
     /// Writes entries not yet in the files, and syncs the files if asked to. Costs nothing when there
-    /// are none: a broker with thousands of small partitions would else make, open and sync two files
-    /// for each of them at every checkpoint.
+    /// are none.
     pub fn persist(&mut self, sync: bool) -> Result<(), StorageError> {
         let mut bytes = Vec::new();
         for entry in &self.offsets[self.persisted_offsets..] {

@@ -184,6 +184,9 @@ impl Segment {
         }
         if closed && !intact {
             segment.seal();
+        } else if !intact {
+            // The files that were thrown away must not be there the next time.
+            segment.index.write().persist(false)?;
         }
         Ok(segment)
     }
@@ -229,6 +232,11 @@ impl Segment {
     fn open_file(&self, file: &mut OpenFile) -> Result<Arc<File>, StorageError> {
         if let Some(handle) = &file.handle {
             return Ok(handle.clone());
+        }
+        if !self.is_on_disk() {
+            // Of a segment that began here before a crash; this one's may be written much later.
+            remove_files(&self.path, &["index", "timeindex"])
+                .map_err(|e| StorageError::io(&self.path, e))?;
         }
         // Only a segment that nothing was written to has no file yet.
         let opened = OpenOptions::new()
@@ -477,7 +485,12 @@ impl Segment {
             let file = self.file()?;
             file.sync_data()
                 .map_err(|e| StorageError::io(&self.path, e))?;
-            self.index.write().persist(true)?;
+            {
+                let mut index = self.index.write();
+                if index.is_due() {
+                    index.persist(true)?;
+                }
+            }
             self.txn_index.write().persist()
         };
         sync().inspect_err(|_| self.dirty.store(true, Ordering::Release))

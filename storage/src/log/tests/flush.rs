@@ -37,12 +37,43 @@ fn a_checkpoint_writes_only_files_that_have_something_new() {
     }
     drop(log);
     let log = open_with(dir.path(), config, Some(&checkpoint)).expect("the log opens");
-    for at in 4..12 {
+    for at in 4..100 {
         append(&log, &Sample::of(2, 700, at), 5);
     }
     flush(&log);
-    assert!(path(index).metadata().is_ok_and(|m| m.len() > 0));
-    assert!(path(times).metadata().is_ok_and(|m| m.len() > 0));
+    assert!(
+        !path(index).exists() && !path(times).exists(),
+        "what is quickly read again needs none"
+    );
+    for at in 100..250 {
+        append(&log, &Sample::of(2, 700, at), 5);
+    }
+    flush(&log);
+    let length = |name| path(name).metadata().map_or(0, |m| m.len());
+    let written = (length(index), length(times));
+    assert!(written.0 > 0 && written.1 > 0);
+    append(&log, &Sample::of(20, 700, 250), 5);
+    let checkpoint = flush(&log);
+    assert_eq!((length(index), length(times)), written);
+    let sought = |log: &PartitionLog| {
+        let read = log.read(log.log_end_offset() - 1, i64::MAX, 1, true);
+        read.expect("a batch").slices[0].to_vec()
+    };
+    let last = sought(&log);
+    drop(log);
+    let log = open_with(dir.path(), LogConfig::default(), Some(&checkpoint));
+    assert_eq!(sought(&log.expect("the log opens")), last);
+}
+
+/// A segment that is made where one was before a crash does not get that one's index.
+#[test]
+fn a_new_segment_has_nothing_of_an_older_one_at_its_place() {
+    let dir = scratch();
+    let log = open_with(dir.path(), LogConfig::default(), None).expect("the log opens");
+    let index = dir.path().join("00000000000000000000.index");
+    std::fs::write(&index, [0, 0, 0, 0, 0, 0, 0, 5]).expect("written");
+    append(&log, &Sample::of(2, 700, 1), 4);
+    assert!(!index.exists());
 }
 
 /// Index files that do not belong to the segment must not outlive the first sync, although the
