@@ -115,14 +115,15 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     let mut started = 0;
     let mut still = HashMap::new();
     for group in shared.groups() {
-        if !group.may_vote() {
+        // Of thousands of groups at rest nothing else is asked.
+        if !group.may_stand() || leader_lives(shared, &group) {
             continue;
         }
         let unformed = group.is_unformed();
         if !unformed && !group.is_voter(shared.transport.identity.broker) {
             continue;
         }
-        if unformed && group.id == METADATA_GROUP || !unformed && leader_lives(shared, &group) {
+        if unformed && group.id == METADATA_GROUP {
             continue;
         }
         let mut state = leaderless.get(&group.id).copied().unwrap_or(Leaderless {

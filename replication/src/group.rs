@@ -195,13 +195,18 @@ impl Group {
         self.founders.first().copied()
     }
 
-    /// Whether this replica may vote and stand for election. One that came later may once its own log says
+    /// Whether this replica may vote. One that came later may once its own log says
     /// that it is a voter.
     pub fn may_vote(&self) -> bool {
         if self.guard.is_joining() && self.is_voter(self.context.broker) {
             self.guard.end();
         }
         self.guard.may_vote()
+    }
+
+    /// Whether this replica may stand for election.
+    pub fn may_stand(&self) -> bool {
+        self.may_vote() || self.guard.may_stand_again(self.term(), self.last_log_id())
     }
 
     /// Makes the founders the group's first voters; on one replica only, and only once. Does nothing on a

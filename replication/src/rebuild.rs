@@ -11,7 +11,8 @@
 //!    majority needs this replica's vote, it votes for a candidate of a later term whose log ends where the
 //!    longest of the others did, or after it: what this replica helped to commit at least one other voter has as
 //!    well, and so has the longest log. What is committed meanwhile is committed without this replica, so that
-//!    a candidate without it finds no majority.
+//!    a candidate without it finds no majority. By the same rule it stands itself: where a crash has interrupted
+//!    a rebuild, what it has got since the damage may end behind what all others have, and it can vote for none of them.
 //! 3. A leader proves, after the loss and by a majority, that it still leads, and names the end of
 //!    its log. That log holds every entry this replica can have helped to commit (Raft's leader
 //!    completeness). Once it is applied here, the replica votes for whom its own log allows again.
@@ -92,7 +93,16 @@ impl Others {
     fn allow(&self, vote: &wire::VoteRequest) -> bool {
         let term = vote.vote.as_ref().map_or(0, |vote| vote.term);
         let last = vote.last.as_ref().map(log_id_from_proto);
-        term > self.term && self.longest.is_some_and(|longest| last >= longest)
+        term > self.term && self.have_no_more_than(last)
+    }
+
+    /// Whether this replica, which would be a candidate of the term after `term`, lacks nothing of that.
+    fn let_stand(&self, term: u64, last: Option<LogId>) -> bool {
+        term >= self.term && self.have_no_more_than(last)
+    }
+
+    fn have_no_more_than(&self, last: Option<LogId>) -> bool {
+        self.longest.is_some_and(|longest| last >= longest)
     }
 }
 
@@ -121,6 +131,14 @@ impl Guard {
 
     pub fn may_vote(&self) -> bool {
         matches!(*self.phase.lock(), Phase::Whole) && !self.is_leaving()
+    }
+
+    /// Whether a replica that has lost its past may stand for election, with this term and this log.
+    pub fn may_stand_again(&self, term: u64, last: Option<LogId>) -> bool {
+        match &*self.phase.lock() {
+            Phase::CatchingUp(others) => others.let_stand(term, last) && !self.is_leaving(),
+            Phase::Joining | Phase::Lost | Phase::Whole => false,
+        }
     }
 
     /// Whether the replica has lost its past and does not have it back.
@@ -272,21 +290,26 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
     let Some((answers, known)) = ask_all(shared, group, &mut reported).await else {
         return;
     };
-    let unformed = |answer: &wire::RebuildStateReply| answer.empty && !answer.joining;
-    if known.term == 0 && answers.iter().all(unformed) && group.is_unformed() {
-        // It was never formed: there is nothing this replica can have promised.
+    if known.term == 0 && answers.iter().all(|answer| answer.empty) {
+        // No other replica has ever heard of a term: nothing was committed, and nobody was promised anything. What
+        // is here at most is the first entry, of a group that was being formed.
         group.guard.end();
         if group.first_founder() == Some(me)
             && let Err(error) = group.initialize().await
         {
             tracing::error!(group = group.id.0, "forming the group: {error}");
         }
+        shared.unsettle();
         return;
     }
     group.guard.catch_up(known);
     let barrier = loop {
         if group.is_stopping() {
             return;
+        }
+        if group.is_ready_leader() {
+            // A majority has let this replica lead, and what it leads with is committed.
+            return ended(shared, group);
         }
         match ask_leader(shared, group, &others(shared, group)).await {
             Ok(index) => break index,
@@ -308,6 +331,10 @@ async fn rebuild(shared: &NodeShared, group: &Group) {
             asked = Instant::now();
         }
     }
+    ended(shared, group);
+}
+
+fn ended(shared: &NodeShared, group: &Group) {
     group.guard.end();
     tracing::info!(group = group.id.0, "rebuilt from the other replicas");
     shared.unsettle();
@@ -496,6 +523,21 @@ mod tests {
         ] {
             assert_eq!(guard.admits(&vote(term, last)), allowed, "{term} {last:?}");
         }
+    }
+
+    #[test]
+    fn a_lost_replica_stands_when_it_has_all_that_the_others_had() {
+        let last = |term, index| Some(crate::types::log_id(term, index));
+        let guard = Guard::lost();
+        assert!(!guard.may_stand_again(9, last(9, 999)));
+        let known = Others::of(&[answer(5, Some((4, 90))), answer(7, Some((3, 100)))]);
+        guard.catch_up(known.expect("voters"));
+        // In an earlier term it may have voted for another.
+        assert!(!guard.may_stand_again(6, last(4, 90)));
+        assert!(!guard.may_stand_again(7, last(4, 89)));
+        assert!(guard.may_stand_again(7, last(4, 90)));
+        guard.leave();
+        assert!(!guard.may_stand_again(7, last(4, 90)));
     }
 
     #[test]

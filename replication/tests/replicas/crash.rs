@@ -180,3 +180,51 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
         }
     }
 }
+
+/// What a damaged journal leaves behind until all replicas are rebuilt: a start begins that anew.
+fn rebuilds(dir: &std::path::Path, id: i32) {
+    std::fs::write(dir.join(id.to_string()).join("journal.rebuild"), "").expect("marked");
+}
+
+/// Found by jepsen, seed 202: a rebuild that could not end, as the group was formed here and nowhere else yet.
+#[test]
+fn a_group_that_was_being_formed_in_a_rebuild_is_formed_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(3);
+    let first = Member::start(dir.path(), 1, &seeds);
+    // It forms the group as it is opened.
+    first.crash();
+    rebuilds(dir.path(), 1);
+    let members = start(&dir, &seeds);
+    until("the preferred one leads", || members[0].leads());
+    assert_eq!(write(&members), 0);
+    for member in members {
+        member.stop();
+    }
+}
+
+/// Found by jepsen, seed 202: of two replicas, the one that was rebuilt and led has what the other lacks, and a start
+/// begins its rebuild anew, as that of another partition is under way. It cannot vote for the other, so it has to stand.
+#[test]
+fn a_rebuilt_replica_that_has_more_than_the_others_leads_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(2);
+    let again = |id: i32| Member::start(dir.path(), id, &seeds);
+    let (first, second) = (again(1), again(2));
+    until("the preferred one leads", || first.leads());
+    until("a write", || first.write(9) == Some(0));
+    until("the other has it", || second.end() == 1);
+    second.crash();
+    let before = first.log_bytes();
+    first.send(9);
+    until("it has more", || first.log_bytes() > before);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    first.crash();
+    rebuilds(dir.path(), 1);
+    let members = [again(1), again(2)];
+    let next = write(&members);
+    assert!((1..=2).contains(&next), "{next}");
+    for member in members {
+        member.stop();
+    }
+}

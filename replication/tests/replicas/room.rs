@@ -131,6 +131,15 @@ impl Member {
     }
 
     /// Proposes batches one after another without waiting in between; what became of each.
+    /// Has a batch written, and does not wait for it.
+    pub fn send(&self, bytes: usize) {
+        let replica = self.replica.clone();
+        let sent = async move { replica.propose(batch(bytes)).await };
+        if let Some(runtime) = &self.runtime {
+            drop(runtime.spawn(sent));
+        }
+    }
+
     pub fn propose_fenced(&self, batches: Vec<Bytes>) -> Vec<Result<i64, ProposeError>> {
         let Some(runtime) = self.runtime.as_ref() else {
             return Vec::new();
