@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 pub(super) const OFFSET_ENTRY_BYTES: usize = 8;
 pub(super) const TIME_ENTRY_BYTES: usize = 12;
 
-/// Bytes of a segment being written that may have no entries on disk: who opens it reads their headers. Thousands of
-/// small partitions would else make, write and sync two files each for what that costs.
-const UNWRITTEN_MAX: u64 = 256 * 1024;
+/// Bytes of a segment being written that may have no entries on disk: who opens it reads their headers, in half a
+/// millisecond. To make, write and sync two files takes as long, and thousands of small partitions would do it.
+const UNWRITTEN_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetEntry {

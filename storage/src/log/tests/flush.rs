@@ -45,14 +45,14 @@ fn a_checkpoint_writes_only_files_that_have_something_new() {
         !path(index).exists() && !path(times).exists(),
         "what is quickly read again needs none"
     );
-    for at in 100..250 {
-        append(&log, &Sample::of(2, 700, at), 5);
+    for at in 100..180 {
+        append(&log, &Sample::of(20, 700, at), 5);
     }
     flush(&log);
     let length = |name| path(name).metadata().map_or(0, |m| m.len());
     let written = (length(index), length(times));
     assert!(written.0 > 0 && written.1 > 0);
-    append(&log, &Sample::of(20, 700, 250), 5);
+    append(&log, &Sample::of(20, 700, 180), 5);
     let checkpoint = flush(&log);
     assert_eq!((length(index), length(times)), written);
     let sought = |log: &PartitionLog| {
