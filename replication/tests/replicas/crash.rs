@@ -215,10 +215,11 @@ fn a_rebuilt_replica_that_has_more_than_the_others_leads_after_a_crash() {
     until("a write", || first.write(9) == Some(0));
     until("the other has it", || second.end() == 1);
     second.crash();
-    let before = first.log_bytes();
+    let before = (first.log_bytes(), first.journaled());
     first.send(9);
-    until("it has more", || first.log_bytes() > before);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    until("it has more, on its disk", || {
+        first.log_bytes() > before.0 && first.journaled() > before.1
+    });
     first.crash();
     rebuilds(dir.path(), 1);
     let members = [again(1), again(2)];

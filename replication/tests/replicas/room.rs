@@ -189,6 +189,11 @@ impl Member {
         self.node.metrics().log_bytes
     }
 
+    /// Records its journal has synced.
+    pub fn journaled(&self) -> u64 {
+        self.node.metrics().journal.records
+    }
+
     /// Stops the node as a broker does.
     pub fn stop(mut self) {
         if let Some(runtime) = self.runtime.take() {
