@@ -245,6 +245,8 @@ impl RunningBroker {
         // Leadership first, while clients are still told where it goes.
         self.broker.node.hand_over(HAND_OVER_MS).await;
         let _ = self.stop.send(true);
+        // The cleaners are among those who wait.
+        self.broker.node.stop_waiting();
         let cleaner = self.cleaner;
         let _ = tokio::task::spawn_blocking(move || cleaner.stop()).await;
         self.broker.node.shutdown().await;

@@ -103,7 +103,6 @@ pub struct Group {
     queue: Mutex<ProposeQueue>,
     /// Where its log ended at the last look at a move.
     round: Mutex<Option<(tokio::time::Instant, u64)>>,
-    stopping: AtomicBool,
     /// Its Raft core has ended although nobody stopped it: this replica takes no part any more.
     ended: AtomicBool,
 }
@@ -148,7 +147,6 @@ impl Group {
             context,
             queue: Mutex::default(),
             round: Mutex::default(),
-            stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
         tokio::spawn(watch_leader(group.clone()));
@@ -403,11 +401,11 @@ impl Group {
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.machine.is_stopping()
     }
 
     pub async fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.machine.stop();
         let _ = self.raft.shutdown().await;
         self.machine.waiters.wake();
     }

@@ -153,9 +153,10 @@ impl GroupLog {
         true
     }
 
-    /// Blocks until everything journaled so far is durable.
-    pub fn sync(&self) {
-        self.journal.sync_barrier();
+    /// Blocks until everything journaled so far is durable; false when the journal was closed before.
+    #[must_use]
+    pub fn sync(&self) -> bool {
+        self.journal.sync_barrier()
     }
 
     /// Whether the group is removed.
@@ -492,7 +493,7 @@ mod tests {
         log.note_applied(3);
         store.purge(log_id(1, 20)).await.expect("purged");
         assert!(log.checkpoint(Some(log_id(1, 3)), bytes::Bytes::from_static(b"old")));
-        log.sync();
+        assert!(log.sync());
         opened.close();
         let (opened, found) = journal(dir.path());
         let found = found.expect("the group");
@@ -508,7 +509,7 @@ mod tests {
         log.note_applied(20);
         assert!(!log.checkpoint(Some(log_id(1, 3)), bytes::Bytes::from_static(b"old")));
         assert!(log.checkpoint(Some(log_id(1, 20)), bytes::Bytes::from_static(b"new")));
-        log.sync();
+        assert!(log.sync());
         opened.close();
         let (_, found) = journal(dir.path());
         let found = found.expect("the group");

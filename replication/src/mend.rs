@@ -1,10 +1,11 @@
 //! Replaces damaged records by another replica's.
 
 use crate::catch_up::{RangeCopy, blocking, read_range};
-use crate::node::checkpoint_group;
+use crate::node::checkpoint_durably;
 use crate::partition::Partition;
 use std::io;
 use std::sync::Arc;
+use tidelog_storage::error::StorageError;
 use tidelog_storage::log::{ForeignBatches, Stretch};
 
 /// Replaces the damaged stretch at `offset` of a partition by what another replica has there.
@@ -58,8 +59,8 @@ async fn replace(
     blocking(&host, move || {
         log.close_segment_of(offset);
         let closed_before = log.active_base_offset();
-        checkpoint_group(&partition.group.log, &partition.group.machine);
-        partition.group.log.sync();
+        checkpoint_durably(&partition.group.log, &partition.group.machine)
+            .map_err(|e| StorageError::from_io(log.dir(), e))?;
         let batches = ForeignBatches {
             bytes: &copy.batches,
             gone_below: copy.gone_below,

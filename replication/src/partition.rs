@@ -2,7 +2,7 @@
 
 use crate::group::Group;
 use crate::mend;
-use crate::node::checkpoint_group;
+use crate::node::checkpoint_durably;
 use crate::transport::Transport;
 use crate::types::{Command, Reply};
 use crate::{BrokerId, GroupId, ProposeError};
@@ -155,8 +155,8 @@ impl Partition {
     pub fn compact(&self, run: &CompactionRun<'_>) -> Result<CompactionReport, StorageError> {
         let closed_before = self.log.active_base_offset();
         // A crash must not bring back a checkpoint that knows one of these segments as it was.
-        checkpoint_group(&self.group.log, &self.group.machine);
-        self.group.log.sync();
+        checkpoint_durably(&self.group.log, &self.group.machine)
+            .map_err(|e| StorageError::from_io(self.log.dir(), e))?;
         self.log.compact(&CompactionRun {
             closed_before,
             ..*run

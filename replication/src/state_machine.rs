@@ -26,6 +26,7 @@ use tidelog_proto::peer;
 use tidelog_storage::error::StorageError;
 use tidelog_storage::ids::GroupId;
 use tidelog_storage::log::{AppendBatch, AppendOutcome, PartitionLog};
+use tokio::sync::watch;
 
 const GROUP_STATE_VERSION: u32 = 1;
 /// How long apply waits before it tries a full disk again.
@@ -64,6 +65,7 @@ pub struct GroupMachine {
     /// Held while a checkpoint is under way: the journal's threads, the cleaners and the end of a copy
     /// may all want one, and they write the same files.
     checkpointing: Mutex<()>,
+    stopping: watch::Sender<bool>,
 }
 
 impl GroupMachine {
@@ -85,6 +87,7 @@ impl GroupMachine {
             }),
             waiters: Waiters::default(),
             checkpointing: Mutex::new(()),
+            stopping: watch::Sender::new(false),
         })
     }
 
@@ -103,6 +106,25 @@ impl GroupMachine {
             .membership
             .voter_ids()
             .any(|id| id == node_of(broker))
+    }
+
+    /// From now on nothing here waits: neither for room on a full disk nor for a copy to be whole.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Does `work`, unless the group is stopped before it ends.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stopping| *stopping) => Err(stopped()),
+            done = work => done,
+        }
     }
 
     /// Makes what is applied durable and journals it as the group's checkpoint. Blocks on the disk.
@@ -281,6 +303,11 @@ impl GroupMachine {
     }
 }
 
+/// What work ends with whose group is stopped.
+pub fn stopped() -> io::Error {
+    io::Error::other("the replica is stopped")
+}
+
 /// Raft terms count elections: 2³¹ of them are out of reach.
 pub fn leader_epoch(term: u64) -> i32 {
     i32::try_from(term).unwrap_or(i32::MAX)
@@ -369,9 +396,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     .chain(voters.filter(|v| Some(*v) != snapshot.source))
                     .collect();
                 self.close_for_refresh(log, &snapshot.manifest).await?;
-                self.catch_up
-                    .copy(self.shared.group, log.clone(), sources, snapshot.manifest)
-                    .await?;
+                let copy =
+                    self.catch_up
+                        .copy(self.shared.group, log.clone(), sources, snapshot.manifest);
+                self.shared.unless_stopped(copy).await?;
             }
             Machine::Metadata(machine) => machine
                 .lock()
@@ -430,13 +458,17 @@ impl StateMachine {
         let checkpointed = with_room(
             &self.host,
             self.shared.group,
-            || !self.log.is_closed(),
+            || !self.log.is_closed() && !self.shared.is_stopping(),
             move || shared.checkpoint(&log),
         );
         checkpointed.await?.map_err(io::Error::other)?;
         let log = self.log.clone();
         let synced = self.host.disk_work(move || log.sync());
-        synced.await.map_err(io::Error::other)
+        match synced.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(stopped()),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     async fn apply_all(
@@ -468,7 +500,11 @@ impl StateMachine {
                             "disk full: committed records wait for space"
                         );
                     }
-                    tokio::time::sleep(DISK_RETRY).await;
+                    let pause = async {
+                        tokio::time::sleep(DISK_RETRY).await;
+                        Ok(())
+                    };
+                    self.shared.unless_stopped(pause).await?;
                 }
             }
         }

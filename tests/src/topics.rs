@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::{DeleteTopicsRequest, MetadataRequest, MetadataResponse};
 use krafka::Kafka;
 use krafka::admin::{CreateTopicsOptions, NewTopic};
 
@@ -48,6 +48,21 @@ pub async fn ask_for(kafka: &Kafka, topic: &str, partitions: i32, replicas: i16)
         .create_topics([wanted], CreateTopicsOptions::default())
         .await?;
     answers.remove(topic).context("an answer for the topic")??;
+    Ok(())
+}
+
+/// Has a topic deleted by one broker.
+///
+/// # Errors
+/// When the broker refuses it.
+pub async fn delete(cluster: &Cluster, asked: BrokerId, topic: &str) -> Result<()> {
+    let request = DeleteTopicsRequest::default()
+        .with_topic_names(vec![topic_name(topic)])
+        .with_timeout_ms(10_000);
+    let mut wire = Wire::connect(cluster.broker(asked).kafka).await?;
+    let answer = wire.call(&request, 5).await?;
+    let error = answer.responses[0].error_code;
+    ensure!(error == 0, "broker {asked} deletes {topic}: error {error}");
     Ok(())
 }
 

@@ -60,7 +60,7 @@ async fn create(
     let broker = &context.broker;
     let new = new_topic(asked)?;
     let (id, partitions, factor) = if validate_only {
-        let plan = judged_by_current(broker, || plan_topic(broker, &new)).await?;
+        let plan = judged_by_current(broker, async || plan_topic(broker, &new)).await?;
         let factor = plan.partitions.first().map_or(0, |p| p.brokers.len());
         (Uuid::nil(), plan.partitions.len(), factor)
     } else {

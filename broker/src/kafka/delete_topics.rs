@@ -2,10 +2,12 @@
 
 use super::{RequestContext, text};
 use crate::coordinator::topic::is_internal;
-use crate::metadata::changes::{CATCH_UP_LIMIT, Refused, delete_topic};
+use crate::metadata::changes::{Refused, delete_topic, judged_by_current};
+use crate::metadata::image::Topic;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
+use std::sync::Arc;
 use uuid::Uuid;
 
 pub async fn handle(
@@ -26,65 +28,53 @@ pub async fn handle(
             .map(|n| (Some(n), Uuid::nil()))
             .collect()
     };
-    let find = |name: &Option<TopicName>, id: Uuid| {
-        let image = context.broker.metadata.load();
-        match name {
-            Some(name) => image.topic(name).cloned(),
-            None => image.topic_by_id(id).cloned(),
-        }
-    };
-    let mut current = Ok(());
-    if asked.iter().any(|(name, id)| find(name, *id).is_none()) {
-        // Who is told that a topic is not there takes it for deleted, but this broker may not have heard of it yet.
-        let node = &context.broker.node;
-        current = node.catch_up_with_metadata(CATCH_UP_LIMIT).await;
-    }
     let mut responses = Vec::with_capacity(asked.len());
     for (name, id) in asked {
-        let topic = find(&name, id);
+        let deleted = judged_by_current(&context.broker, || delete(context, name.as_ref(), id));
         let result = DeletableTopicResult::default();
-        responses.push(match topic {
-            Some(topic) => {
-                let shown = Some(TopicName(text(topic.name.clone())));
-                let result = result.with_name(shown).with_topic_id(topic.id);
-                let deleted = if is_internal(&topic.name) {
-                    Err(Refused::new(
-                        ResponseError::InvalidTopicException,
-                        format!(
-                            "'{}' is internal: it holds what coordinators know.",
-                            topic.name
-                        ),
-                    ))
-                } else {
-                    delete_topic(&context.broker, topic.id).await
-                };
-                match deleted {
-                    Ok(()) => result,
-                    Err(refused) => result
-                        .with_error_code(refused.error.code())
-                        .with_error_message(Some(text(refused.message))),
-                }
-            }
-            None if current.is_err() => result
+        responses.push(match deleted.await {
+            Ok(topic) => result
+                .with_name(Some(TopicName(text(topic.name.clone()))))
+                .with_topic_id(topic.id),
+            Err(refused) => result
                 .with_name(name)
                 .with_topic_id(id)
-                .with_error_code(ResponseError::NotController.code())
-                .with_error_message(Some(text(
-                    "The controller could not be asked whether there is such a topic; try again.",
-                ))),
-            None => {
-                let error = if name.is_some() {
-                    ResponseError::UnknownTopicOrPartition
-                } else {
-                    ResponseError::UnknownTopicId
-                };
-                result
-                    .with_name(name)
-                    .with_topic_id(id)
-                    .with_error_code(error.code())
-                    .with_error_message(Some(text("This server does not host this topic.")))
-            }
+                .with_error_code(refused.error.code())
+                .with_error_message(Some(text(refused.message))),
         });
     }
     DeleteTopicsResponse::default().with_responses(responses)
+}
+
+/// Deletes the topic that a name or, without one, an id stands for in the metadata here.
+async fn delete(
+    context: &RequestContext,
+    name: Option<&TopicName>,
+    id: Uuid,
+) -> Result<Arc<Topic>, Refused> {
+    let image = context.broker.metadata.load_full();
+    let (topic, unknown) = match name {
+        Some(name) => (image.topic(name), ResponseError::UnknownTopicOrPartition),
+        None => (image.topic_by_id(id), ResponseError::UnknownTopicId),
+    };
+    let topic = topic
+        .cloned()
+        .ok_or_else(|| Refused::new(unknown, "This server does not host this topic."))?;
+    if is_internal(&topic.name) {
+        return Err(Refused::new(
+            ResponseError::InvalidTopicException,
+            format!(
+                "'{}' is internal: it holds what coordinators know.",
+                topic.name
+            ),
+        ));
+    }
+    match delete_topic(&context.broker, topic.id).await {
+        Ok(()) => Ok(topic),
+        // Of another topic of that name, which this broker still remembered, nothing follows for the present one.
+        Err(refused) if refused.error == ResponseError::UnknownTopicOrPartition => {
+            Err(Refused::new(unknown, refused.message))
+        }
+        Err(refused) => Err(refused),
+    }
 }

@@ -81,7 +81,10 @@ pub async fn apply(
     changes.retain(|name, value| value.is_some() || !THROTTLES.contains(&name.as_str()));
     let (topic, broker) = match resource_type {
         RESOURCE_TOPIC => {
-            judged_by_current(&context.broker, || check_topic(context, name, &changes)).await?;
+            judged_by_current(&context.broker, async || {
+                check_topic(context, name, &changes)
+            })
+            .await?;
             (Some(name.to_owned()), None)
         }
         RESOURCE_BROKER => {

@@ -51,19 +51,19 @@ pub struct NewTopic {
 /// How long a refusal may wait for what the metadata leader knows.
 pub const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
 
-/// What `check` says of the metadata here. A refusal that depends on them is only given once they are those of the
-/// metadata leader, as Kafka's controller would give it: this broker may not have heard yet that a topic is gone, or
-/// that one is there.
-pub async fn judged_by_current<T>(
+/// What `attempt`, which begins with the metadata here, comes to. A refusal that depends on them is only given once
+/// they are those of the metadata leader, as Kafka's controller would give it: this broker may not have heard yet
+/// that a topic is gone, that one is there, or that a name stands for another one.
+pub async fn judged_by_current<T, F: Future<Output = Result<T, Refused>>>(
     broker: &Broker,
-    check: impl Fn() -> Result<T, Refused>,
+    attempt: impl Fn() -> F,
 ) -> Result<T, Refused> {
-    let refused = match check() {
+    let refused = match attempt().await {
         Err(refused) if depends_on_metadata(refused.error) => refused,
         done => return done,
     };
     match broker.node.catch_up_with_metadata(CATCH_UP_LIMIT).await {
-        Ok(()) => check(),
+        Ok(()) => attempt().await,
         Err(_) => Err(Refused::new(
             ResponseError::NotController,
             format!(
@@ -79,6 +79,7 @@ fn depends_on_metadata(error: ResponseError) -> bool {
         error,
         ResponseError::TopicAlreadyExists
             | ResponseError::UnknownTopicOrPartition
+            | ResponseError::UnknownTopicId
             | ResponseError::InvalidPartitions
             | ResponseError::InvalidReplicationFactor
             | ResponseError::InvalidReplicaAssignment
@@ -280,7 +281,7 @@ pub async fn create_topic(
     new: &NewTopic,
     limit: Duration,
 ) -> Result<Arc<Topic>, Refused> {
-    let record = judged_by_current(broker, || plan_topic(broker, new)).await?;
+    let record = judged_by_current(broker, async || plan_topic(broker, new)).await?;
     propose(broker, Command::CreateTopic(record)).await?;
     let topic = broker.metadata.load().topic(&new.name).cloned();
     let topic = topic.ok_or_else(|| {
@@ -377,18 +378,23 @@ pub async fn create_partitions(
     validate_only: bool,
     limit: Duration,
 ) -> Result<(), Refused> {
-    let plan = || plan_partitions(broker, name, count, assignments.as_deref());
-    let (topic, sets) = judged_by_current(broker, plan).await?;
+    let attempt = || async {
+        let (topic, sets) = plan_partitions(broker, name, count, assignments.as_deref())?;
+        let present = topic.partitions.len();
+        let command = Command::CreatePartitions(CreatePartitions {
+            topic_id: topic.id.as_bytes().to_vec(),
+            from_count: present as u32,
+            partitions: sets.iter().map(|s| replicas(s)).collect(),
+        });
+        if !validate_only {
+            propose(broker, command).await?;
+        }
+        Ok(present)
+    };
+    let present = judged_by_current(broker, attempt).await?;
     if validate_only {
         return Ok(());
     }
-    let present = topic.partitions.len();
-    let command = Command::CreatePartitions(CreatePartitions {
-        topic_id: topic.id.as_bytes().to_vec(),
-        from_count: present as u32,
-        partitions: sets.iter().map(|s| replicas(s)).collect(),
-    });
-    propose(broker, command).await?;
     if let Some(grown) = broker.metadata.load().topic(name).cloned() {
         wait_for_leaders(broker, &grown, present, limit).await;
     }

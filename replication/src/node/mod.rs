@@ -13,7 +13,7 @@ pub use config::{LeaderInfo, MetadataMachine, NodeConfig, PeerAddress};
 pub use metrics::NodeMetrics;
 pub(crate) use replicas::{malformed, start_group, take_recovered};
 pub use shared::NodeShared;
-pub(crate) use shared::checkpoint_group;
+pub(crate) use shared::checkpoint_durably;
 
 use crate::disk_space::DiskSpace;
 use crate::group::{Group, GroupContext};

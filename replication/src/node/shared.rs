@@ -7,13 +7,15 @@ use crate::leaders::LeaderTable;
 use crate::log_store::GroupLog;
 use crate::partition::Partition;
 use crate::rebuild::Rebuild;
-use crate::state_machine::GroupMachine;
+use crate::state_machine::{GroupMachine, stopped};
 use crate::transport::Transport;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tidelog_storage::error::StorageError;
 use tidelog_storage::ids::GroupId;
 use tidelog_storage::journal::{Checkpointer, Journal, RecoveredGroup};
 use tokio::sync::{Notify, watch};
@@ -115,7 +117,7 @@ impl NodeShared {
 }
 
 impl Checkpointer for NodeShared {
-    fn checkpoint(&self, journal: &Journal) {
+    fn checkpoint(&self, journal: &Journal) -> bool {
         // Groups not open yet are carried over as they are. The lock keeps a group from moving from
         // one kind to the other in between, which would leave it out.
         let logs: Vec<_> = {
@@ -125,19 +127,33 @@ impl Checkpointer for NodeShared {
             }
             self.logs.read().values().cloned().collect()
         };
+        let mut complete = true;
         for (log, machine) in logs {
-            checkpoint_group(&log, &machine);
+            complete &= checkpoint_group(&log, &machine).is_ok();
         }
+        complete
     }
 }
 
+/// Checkpoints a group, and waits until that is durable. Blocks on the disk.
+///
+/// # Errors
+/// Only of a group that is stopped or removed: there is no checkpoint.
+pub(crate) fn checkpoint_durably(log: &GroupLog, machine: &GroupMachine) -> io::Result<()> {
+    checkpoint_group(log, machine)?;
+    if log.sync() { Ok(()) } else { Err(stopped()) }
+}
+
 /// Checkpoints a group; blocks on the disk, and waits for room on a full one.
-pub(crate) fn checkpoint_group(log: &GroupLog, machine: &GroupMachine) {
-    use tidelog_storage::error::StorageError;
+///
+/// # Errors
+/// When the group was stopped meanwhile: the journal still needs what it has of it.
+fn checkpoint_group(log: &GroupLog, machine: &GroupMachine) -> io::Result<()> {
     loop {
         match machine.checkpoint(log) {
-            Ok(()) => return,
-            Err(_) if log.is_closed() => return,
+            Ok(()) => return Ok(()),
+            Err(_) if log.is_closed() => return Ok(()),
+            Err(StorageError::DiskFull { .. }) if machine.is_stopping() => return Err(stopped()),
             // The journal keeps its files until there is room again.
             Err(StorageError::DiskFull { .. }) => std::thread::sleep(Duration::from_millis(500)),
             Err(error) => {

@@ -137,10 +137,19 @@ impl Node {
         }
     }
 
+    /// Ends all waiting for room on a full disk; only before [`Node::shutdown`].
+    pub fn stop_waiting(&self) {
+        for group in self.shared.groups() {
+            group.machine.stop();
+        }
+        self.shared.journal.end_when_full();
+    }
+
     /// Stops everything; what is applied is made durable, so that the next start replays little.
     pub async fn shutdown(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         let _ = self.stop.send(true);
+        self.stop_waiting();
         for group in self.shared.groups() {
             group.stop().await;
         }

@@ -325,12 +325,12 @@ pub fn look_after(
     }
     if due {
         let active = shared.files.active();
-        checkpointer.checkpoint(journal);
+        let complete = checkpointer.checkpoint(journal);
         // When the journal was closed meanwhile, checkpoints may be missing: keep everything.
         if !journal.sync_barrier() {
             return false;
         }
-        if let Err(error) = shared.files.recycle(active) {
+        if complete && let Err(error) = shared.files.recycle(active) {
             tracing::warn!("cannot recycle journal files: {error}");
         }
     }
@@ -371,12 +371,16 @@ fn prepare_next(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for room on a full disk: nothing is lost meanwhile, only late.
-pub fn retry_when_full<T>(what: &str, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+/// Waits for room on a full disk, as long as it `goes_on`: nothing is lost meanwhile, only late.
+pub fn retry_when_full<T>(
+    what: &str,
+    goes_on: impl Fn() -> bool,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
     let mut tries = 0_u32;
     loop {
         match attempt() {
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull && goes_on() => {
                 if tries.is_multiple_of(20) {
                     tracing::warn!("disk full: {what} waits for room");
                 }

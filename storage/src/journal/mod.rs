@@ -109,8 +109,9 @@ pub type Completion = Box<dyn FnOnce() + Send>;
 /// Makes every group's applied state durable and journals it.
 pub trait Checkpointer: Send + Sync {
     /// Submits, group by group, a [`Record::Checkpoint`] followed by the entries not yet applied;
-    /// one submission a group, made under the lock its other submissions are made under.
-    fn checkpoint(&self, journal: &Journal);
+    /// one submission a group, made under the lock its other submissions are made under. False when
+    /// a group was left out: its older records are still needed.
+    fn checkpoint(&self, journal: &Journal) -> bool;
 }
 
 struct Submission {
@@ -124,6 +125,8 @@ struct Queue {
     waiting: Vec<Submission>,
     bytes: u64,
     closed: bool,
+    /// A full disk closes the journal instead of being waited for.
+    ends_when_full: bool,
     /// The writer sleeps and has to be woken.
     idle: bool,
 }
@@ -267,11 +270,18 @@ impl Journal {
         metrics
     }
 
-    /// Makes what is queued durable and ends the threads.
+    /// From now on a full disk is not waited for: it closes the journal, and what is queued is dropped as
+    /// in a crash. For a broker that stops.
+    pub fn end_when_full(&self) {
+        self.shared.queue.lock().ends_when_full = true;
+    }
+
+    /// Makes what is queued durable, as far as the disk has room, and ends the threads.
     pub fn close(&self) {
         {
             let mut queue = self.shared.queue.lock();
             queue.closed = true;
+            queue.ends_when_full = true;
         }
         self.shared.filled.notify_one();
         if let Some(turns) = &self.turns {

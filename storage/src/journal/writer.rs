@@ -62,12 +62,15 @@ impl Writer {
                 }
                 std::mem::swap(&mut queue.waiting, &mut work);
             }
-            self.write_all(&mut work);
+            if !self.write_all(&mut work) {
+                return;
+            }
         }
     }
 
-    /// Makes `work` durable, in batches, and runs its completions.
-    pub fn write_all(&mut self, work: &mut Vec<Submission>) {
+    /// Makes `work` durable, in batches, and runs its completions. False when the disk is full and the
+    /// journal is to end then: it is closed, and what is not durable is dropped.
+    pub fn write_all(&mut self, work: &mut Vec<Submission>) -> bool {
         let mut rest = work.drain(..).peekable();
         while rest.peek().is_some() {
             let mut batch = Vec::new();
@@ -82,14 +85,28 @@ impl Writer {
             if Defect::AckBeforeWrite.is_on() {
                 acknowledge_early(&mut batch);
             }
-            if bytes > 0 {
-                self.write(&batch, bytes);
+            if bytes > 0 && !self.write(&batch, bytes) {
+                self.give_up();
+                return false;
             }
             self.shared.queue.lock().bytes -= bytes as u64;
             for completion in batch.into_iter().filter_map(|s| s.done) {
                 completion();
             }
         }
+        true
+    }
+
+    /// Closes the journal and drops what is queued.
+    fn give_up(&self) {
+        let mut queue = self.shared.queue.lock();
+        queue.closed = true;
+        let dropped = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        tracing::warn!(
+            "stopping on a full disk: what was not acknowledged yet is dropped ({} writes and more)",
+            dropped.len()
+        );
     }
 
     /// Writes only the first `kept` bytes of what would be one batch, as when the power goes meanwhile.
@@ -105,11 +122,12 @@ impl Writer {
         self.active.file.write_all_at(kept, self.active.position)
     }
 
-    /// Writes one batch and makes it durable, or ends the process.
-    fn write(&mut self, batch: &[Submission], bytes: usize) {
+    /// Writes one batch and makes it durable, or ends the process. False when the disk is full and the
+    /// journal is to end then.
+    fn write(&mut self, batch: &[Submission], bytes: usize) -> bool {
         let total = blocks(BATCH_HEADER + bytes);
-        if self.active.position + total as u64 > self.active.bytes {
-            self.roll(total as u64);
+        if self.active.position + total as u64 > self.active.bytes && !self.roll(total as u64) {
+            return false;
         }
         let records = batch.iter().map(|s| s.records.len()).sum::<usize>();
         self.assemble(batch, bytes, total, records);
@@ -145,6 +163,7 @@ impl Writer {
             self.shared.rolled.lock().prepare = true;
             self.shared.rolled_changed.notify_one();
         }
+        true
     }
 
     fn assemble(&mut self, batch: &[Submission], bytes: usize, total: usize, records: usize) {
@@ -167,10 +186,12 @@ impl Writer {
         out.resize(start + total, 0);
     }
 
-    fn roll(&mut self, needed: u64) {
-        let next = retry_when_full("the journal", || self.shared.files.next(needed));
+    fn roll(&mut self, needed: u64) -> bool {
+        let goes_on = || !self.shared.queue.lock().ends_when_full;
+        let next = retry_when_full("the journal", goes_on, || self.shared.files.next(needed));
         match next {
             Ok(file) => self.active = file,
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return false,
             Err(error) => {
                 tracing::error!("cannot create a journal file: {error}; stopping");
                 std::process::abort();
@@ -179,6 +200,7 @@ impl Writer {
         self.prepare_asked = false;
         self.shared.rolled.lock().due = true;
         self.shared.rolled_changed.notify_one();
+        true
     }
 }
 

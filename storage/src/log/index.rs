@@ -186,6 +186,10 @@ impl SegmentIndex {
         self.offsets.last().map_or(0, |l| u64::from(l.position))
     }
 
+    pub fn last_entry(&self) -> Option<OffsetEntry> {
+        self.offsets.last().copied()
+    }
+
     /// Position to scan from to find `relative`: its batch begins there or later.
     pub fn position_before(&self, relative: u64) -> u64 {
         let after = self

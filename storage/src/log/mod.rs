@@ -12,6 +12,7 @@ mod catch_up;
 mod checkpoint;
 mod compaction;
 mod config;
+mod ends;
 mod epochs;
 mod files;
 mod flush;
@@ -500,6 +501,8 @@ fn open_segments(
                 .len()
         };
         let capacity = if active { config.segment_bytes } else { bytes };
+        let end = bases.get(i + 1).copied().unwrap_or(state.end_offset);
+        let sparse = base < compaction.gaps_below && !active;
         let segment = Segment::open(
             dir,
             base,
@@ -507,11 +510,8 @@ fn open_segments(
             capacity,
             config.index_interval_bytes,
             !active,
+            sparse.then_some(end),
         )?;
-        let end = bases.get(i + 1).copied().unwrap_or(state.end_offset);
-        if base < compaction.gaps_below && !active {
-            segment.set_sparse(end);
-        }
         match TxnIndex::load(dir, base, end, !active)? {
             Some(index) => *segment.txn_index.write() = index,
             None => damaged.push(segments.len()),
@@ -538,7 +538,7 @@ fn open_segments(
         );
         transactions::rebuild_index(&segments, which)?;
     }
-    check_ends(&segments, state.end_offset)?;
+    ends::check(&segments, state.end_offset)?;
     let start_found = state.start_offset == state.end_offset
         || segments
             .first()
@@ -553,32 +553,6 @@ fn open_segments(
         ));
     }
     Ok(segments)
-}
-
-/// Each segment must end where the next one begins, the last one at `end`: one that lost its end
-/// would otherwise be read as if nothing had been there.
-fn check_ends(segments: &[Arc<Segment>], end: Offset) -> Result<(), StorageError> {
-    let next = segments.iter().skip(1).map(|s| s.base_offset).chain([end]);
-    for (segment, next) in segments.iter().zip(next) {
-        let mut position = segment.index.read().last_position();
-        let mut ends_at = segment.base_offset;
-        while position < segment.bytes() {
-            let (header, _) = segment.header_at(position)?;
-            position += header.size_in_bytes() as u64;
-            ends_at = header.last_offset() + 1;
-        }
-        if ends_at != next {
-            return Err(StorageError::corrupt(
-                segment.path(),
-                format!("ends before offset {ends_at} instead of {next}"),
-            ));
-        }
-        // Nobody reads yet: the first call forgets the use, the second one unmaps.
-        segment.release_idle_mapping();
-        segment.release_idle_mapping();
-        segment.close_file();
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::index::{OffsetEntry, SegmentIndex, TimeEntry};
 use super::slice::Slice;
 use super::txn_index::TxnIndex;
 use super::write::{Caching, write_all};
-use crate::batch::{BatchHeader, HEADER_BYTES};
+use crate::batch::{BatchHeader, HEADER_BYTES, batch_crc};
 use crate::error::StorageError;
 use crate::ids::Offset;
 use bytes::Bytes;
@@ -130,7 +130,8 @@ impl Segment {
 
     /// A segment of an earlier run, `bytes` long; what lies behind is cut. `closed` means that it is
     /// written no more and its indexes are complete; those of the last segment are brought up to its
-    /// length. Indexes that cannot be right are built anew.
+    /// length. Indexes that cannot be right are built anew, up to the first damaged header if there is one.
+    /// Offsets may be missing below `sparse_end`.
     pub fn open(
         dir: &Path,
         base_offset: Offset,
@@ -138,6 +139,7 @@ impl Segment {
         capacity: u64,
         interval: u32,
         closed: bool,
+        sparse_end: Option<Offset>,
     ) -> Result<Segment, StorageError> {
         let path = dir.join(file_name(base_offset, "log"));
         let file = OpenOptions::new()
@@ -168,7 +170,7 @@ impl Segment {
             capacity: capacity.max(bytes),
             published: AtomicU64::new(bytes),
             file: Mutex::default(),
-            sparse_end: AtomicI64::new(-1),
+            sparse_end: AtomicI64::new(sparse_end.unwrap_or(-1)),
             mapping: RwLock::new(None),
             mapping_used: AtomicBool::new(false),
             max_timestamp: AtomicI64::new(index.last_timestamp()),
@@ -355,28 +357,57 @@ impl Segment {
     }
 
     fn reindex(&self, interval: u32) -> Result<(), StorageError> {
-        let mut position = self.index.read().last_position();
-        let end = self.bytes();
-        if position >= end {
-            return Ok(());
-        }
-        let mut first = true;
-        while position < end {
-            let (header, _) = self.header_at(position)?;
-            let indexed = first && position > 0;
-            if !indexed {
-                self.index_batch(&header, position, interval);
+        for batch in self.tail() {
+            match batch {
+                Ok((position, header, indexed)) if !indexed => {
+                    self.index_batch(&header, position, interval);
+                }
+                Ok(_) => {}
+                Err(StorageError::Corrupt { .. }) => {
+                    // Nobody knows what is behind it; it must not be taken for older than it is.
+                    self.max_timestamp
+                        .fetch_max(self.created_ms, Ordering::AcqRel);
+                    break;
+                }
+                Err(error) => return Err(error),
             }
-            first = false;
-            position += header.size_in_bytes() as u64;
-        }
-        if position != end {
-            return Err(StorageError::corrupt(
-                &self.path,
-                "a batch crosses the synced end",
-            ));
         }
         Ok(())
+    }
+
+    /// Position and header of the batches from the last indexed one on, which is told to be, up to the end or to
+    /// one that is damaged.
+    pub fn tail(&self) -> impl Iterator<Item = Result<(u64, BatchHeader, bool), StorageError>> {
+        let last = self.index.read().last_entry();
+        let mut position = last.map_or(0, |entry| u64::from(entry.position));
+        let mut indexed = last.map(|entry| self.base_offset + i64::from(entry.relative));
+        let mut next = self.base_offset;
+        let mut failed = false;
+        std::iter::from_fn(move || {
+            if failed || position >= self.bytes() {
+                return None;
+            }
+            let header = match self.whole_batch_at(position) {
+                Ok(header) => header,
+                Err(error) => {
+                    failed = true;
+                    return Some(Err(error));
+                }
+            };
+            let was_indexed = indexed.is_some();
+            let in_place = match indexed.take() {
+                Some(last) => header.last_offset() == last,
+                None => self.follows(&header, next),
+            };
+            if !in_place {
+                failed = true;
+                return Some(Err(self.damaged(position, "its offset is wrong")));
+            }
+            let batch = (position, header, was_indexed);
+            next = header.last_offset() + 1;
+            position += header.size_in_bytes() as u64;
+            Some(Ok(batch))
+        })
     }
 
     /// A view that covers `[from, to)`, which readers may touch up to `bytes()`.
@@ -445,6 +476,18 @@ impl Segment {
             ));
         }
         Ok((header, view))
+    }
+
+    /// The header of a batch whose checksum is right.
+    fn whole_batch_at(&self, position: u64) -> Result<BatchHeader, StorageError> {
+        let (header, _) = self.header_at(position)?;
+        let end = position + header.size_in_bytes() as u64;
+        let batch = self.view(position, end)?.slice(position, end);
+        if batch_crc(&batch) == header.crc {
+            Ok(header)
+        } else {
+            Err(self.damaged(position, "its checksum is wrong"))
+        }
     }
 
     /// Position of the batch that contains `offset`, or after compaction of the first one behind it.

@@ -237,3 +237,72 @@ async fn a_disk_that_fills_while_a_replica_catches_up_only_delays_it() -> Result
     judge(&small.cluster, topic, 1, history).await?;
     Ok(())
 }
+
+/// Brokers are told to stop, each on its full disk; they do, and what was acknowledged is there when they
+/// are back with room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_stops_on_a_full_disk() -> Result<()> {
+    let Some(mut small) = Small::start(64).await? else {
+        return Ok(());
+    };
+    let topic = "full-stop";
+    topics::create(&small.cluster, topic, PARTITIONS, 3).await?;
+    let load = Load::start(&small.cluster.bootstrap(), topic, PARTITIONS).await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    // The other brokers go on and send this one what has no room.
+    let follower = 1;
+    small.disk(follower).fill()?;
+    load.progress(20 * STEP, RECOVERY_LIMIT).await?;
+    small.cluster.broker_mut(follower).stop().await?;
+    small.disk(follower).free()?;
+    small.cluster.start_all().await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    // Nobody has room.
+    for disk in &small.disks {
+        disk.fill()?;
+    }
+    // Leadership may still be on its way back to the one that was away.
+    wait::until("storage errors", RECOVERY_LIMIT, async || {
+        for (partition, leader) in topics::leaders(&small.cluster, 1, topic).await? {
+            if small.produce_to(leader, topic, partition).await? != KAFKA_STORAGE_ERROR {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    for broker in &mut small.cluster.brokers {
+        broker.stop().await?;
+    }
+    for disk in &small.disks {
+        disk.free()?;
+    }
+    small.cluster.start_all().await?;
+    writes_resume(&load, 0..PARTITIONS).await?;
+    small.judge(topic, PARTITIONS, load).await
+}
+
+/// Who deletes a topic to make room must not need room for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_topic_makes_room_on_a_full_disk() -> Result<()> {
+    let Some(small) = Small::start(64).await? else {
+        return Ok(());
+    };
+    let (kept, deleted) = ("full-kept", "full-deleted");
+    topics::create(&small.cluster, kept, 1, 3).await?;
+    topics::create(&small.cluster, deleted, 1, 3).await?;
+    let mut written = History::default();
+    let leader = topics::leader_of(&small.cluster, deleted, 0).await?;
+    let at = small.cluster.broker(leader).kafka;
+    bulk::write(at, deleted, 0, 16 << 20, 0, &mut written).await?;
+    let load = Load::start(&small.cluster.bootstrap(), kept, 1).await?;
+    load.progress(STEP, RECOVERY_LIMIT).await?;
+    for disk in &small.disks {
+        disk.fill()?;
+    }
+    let leader = topics::leader_of(&small.cluster, kept, 0).await?;
+    small.refuses(leader, kept, 0).await?;
+    topics::delete(&small.cluster, 1, deleted).await?;
+    writes_resume(&load, [0]).await?;
+    small.judge(kept, 1, load).await
+}

@@ -252,3 +252,52 @@ fn each_flush_is_a_point_to_return_to() {
         assert_eq!(state_of(&open(copy.path(), Some(&checkpoint))), expected);
     }
 }
+
+/// Flipped bits are not a lost end: such a log opens, refuses the damaged records, and is mended.
+#[test]
+fn damage_at_the_end_of_a_segment_is_mended_after_a_start() {
+    let (crashed, log) = crashed(0);
+    drop(log);
+    let at_checkpoint = |dir: &Path| open_with(dir, small(), Some(&crashed.checkpoint));
+    let peer = at_checkpoint(crashed.dir.path()).expect("the log");
+    let (end, whole) = (peer.log_end_offset(), bytes_from(&peer, 0));
+    let segments = peer.segments();
+    // A closed one, and the one that was written.
+    for segment in [&segments[1], &segments[segments.len() - 1]] {
+        let name = segment.path.file_name().expect("a name");
+        let bytes = std::fs::read(&segment.path).expect("the segment");
+        // Nothing protects a batch's leader epoch, here as in Kafka.
+        let mut epochs = Vec::new();
+        let mut begins = 0;
+        for header in headers(&bytes) {
+            epochs.extend(begins + 12..begins + 16);
+            begins += header.size_in_bytes();
+        }
+        for at in (0..bytes.len()).filter(|at| !epochs.contains(at)) {
+            let copy = copy_dir(crashed.dir.path());
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            std::fs::write(copy.path().join(name), &damaged).expect("damaged");
+            if at % 2 == 0 {
+                let index = Path::new(name).with_extension("index");
+                let _ = std::fs::remove_file(copy.path().join(index));
+            }
+            let log = at_checkpoint(copy.path());
+            let log = log.unwrap_or_else(|e| panic!("byte {at} of {name:?}: {e}"));
+            assert_eq!(log.log_end_offset(), end);
+            let mut next = 0;
+            while next < end {
+                match log.read(next, Offset::MAX, 1 << 20, true) {
+                    Ok(read) => next = read.next_offset,
+                    Err(StorageError::Corrupt { .. }) => {
+                        let stretch = log.stretch_of(next).expect("a stretch");
+                        let batches = super::mend::copy(&peer, &stretch);
+                        log.mend(&stretch, &batches).expect("mended");
+                    }
+                    Err(error) => panic!("byte {at} of {name:?}: {error}"),
+                }
+            }
+            assert!(bytes_from(&log, 0) == whole, "byte {at} of {name:?}");
+        }
+    }
+}

@@ -36,7 +36,7 @@ fn filled(dir: &Path) -> PartitionLog {
 }
 
 /// The batches another replica gives for a stretch.
-fn copy(from: &PartitionLog, stretch: &Stretch) -> Vec<u8> {
+pub(super) fn copy(from: &PartitionLog, stretch: &Stretch) -> Vec<u8> {
     let mut out = Vec::new();
     let mut next = stretch.from;
     while out.len() < stretch.bytes {
