@@ -143,7 +143,7 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
             // All founders would write the same first entry, so that two that do it agree. The group may be on its
             // way to other replicas already, which cannot form it.
             let began = state.tried.unwrap_or(state.since);
-            let first = place_among(shared, group.founders()) == 0;
+            let first = place_among(shared, &group.founders_by_preference()) == 0;
             if first && now.duration_since(began) >= FORM_AFTER {
                 state.tried = Some(now);
                 if let Err(error) = group.initialize().await {

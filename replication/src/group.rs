@@ -83,7 +83,7 @@ pub fn raft_config() -> Result<Arc<Config>, ReplicationError> {
 pub struct GroupReplicas {
     /// In preference order.
     pub replicas: Vec<BrokerId>,
-    /// The first voters, in the same order on all of them; empty on a replica that comes later.
+    /// The first voters, the same on all of them; empty on a replica that comes later.
     pub founders: Vec<BrokerId>,
 }
 
@@ -183,9 +183,13 @@ impl Group {
         membership.voter_ids().nth(1).is_none()
     }
 
-    /// Its first voters; none on a replica that came later.
-    pub fn founders(&self) -> &[BrokerId] {
-        &self.founders
+    /// Its first voters, none on a replica that came later, in the order of preference that the metadata have
+    /// now: whoever opened its replica before that was changed must agree with the others on who is first.
+    pub fn founders_by_preference(&self) -> Vec<BrokerId> {
+        let replicas = self.replicas();
+        let mut founders = self.founders.clone();
+        founders.sort_by_key(|founder| replicas.iter().position(|r| r == founder));
+        founders
     }
 
     /// The broker that forms the group, if `me` is among its first voters.

@@ -36,3 +36,23 @@ fn a_group_is_formed_without_its_preferred_leader() {
         member.stop();
     }
 }
+
+/// A move changed the order of preference while the replicas were being opened: each knows of another one to form
+/// the group. Found by `tidelog-jepsen run --minutes 30`, seeds 205, 207 and 208.
+#[test]
+fn a_group_whose_order_changed_while_it_was_made_is_formed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(3);
+    let before = [3, 1, 2];
+    let now = [1, 2, 3];
+    let members: Vec<Member> = [(1, before), (2, before), (3, now)]
+        .into_iter()
+        .map(|(id, order)| Member::start_with(dir.path(), id, &seeds, &order))
+        .collect();
+    members.iter().for_each(|m| m.set_replicas(&now));
+    assert_eq!(write(&members), 0);
+    until("everyone has it", || members.iter().all(|m| m.end() == 1));
+    for member in members {
+        member.stop();
+    }
+}

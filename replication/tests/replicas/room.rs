@@ -57,6 +57,13 @@ pub struct Member {
 impl Member {
     /// Starts node `id` on what its folder holds.
     pub fn start(dir: &Path, id: i32, seeds: &[PeerAddress]) -> Member {
+        let founders: Vec<i32> = seeds.iter().map(|s| s.broker.0).collect();
+        Member::start_with(dir, id, seeds, &founders)
+    }
+
+    /// As [`Member::start`], by metadata that name the replicas in the order of `founders`.
+    pub fn start_with(dir: &Path, id: i32, seeds: &[PeerAddress], founders: &[i32]) -> Member {
+        let founders: Vec<BrokerId> = founders.iter().copied().map(BrokerId).collect();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -86,8 +93,8 @@ impl Member {
             topic_id: [7; 16],
             partition: 0,
             dir: dir.join("topic-0"),
-            replicas: seeds.iter().map(|s| s.broker).collect(),
-            founders: seeds.iter().map(|s| s.broker).collect(),
+            replicas: founders.clone(),
+            founders,
             config: LogConfig::default(),
         };
         let (node, replica) = runtime.block_on(async {
@@ -173,6 +180,12 @@ impl Member {
                 runtime.block_on(elected).is_ok()
             });
         }
+    }
+
+    /// The metadata name the replicas in another order now.
+    pub fn set_replicas(&self, order: &[i32]) {
+        let order: Vec<BrokerId> = order.iter().copied().map(BrokerId).collect();
+        self.node.set_replicas(GroupId(1000), &order);
     }
 
     pub fn confirm_leader(&self, epoch: i32) -> bool {
