@@ -261,14 +261,14 @@ async fn a_broker_stops_on_a_full_disk() -> Result<()> {
     for disk in &small.disks {
         disk.fill()?;
     }
-    // Leadership may still be on its way back to the one that was away.
-    wait::until("storage errors", RECOVERY_LIMIT, async || {
+    // Leadership may still be on its way back to the one that was away: where it is, nobody takes writes.
+    wait::until("a storage error", RECOVERY_LIMIT, async || {
         for (partition, leader) in topics::leaders(&small.cluster, 1, topic).await? {
-            if small.produce_to(leader, topic, partition).await? != KAFKA_STORAGE_ERROR {
-                return Ok(None);
+            if small.produce_to(leader, topic, partition).await? == KAFKA_STORAGE_ERROR {
+                return Ok(Some(()));
             }
         }
-        Ok(Some(()))
+        Ok(None)
     })
     .await?;
     for broker in &mut small.cluster.brokers {
