@@ -4,6 +4,7 @@ use super::{RequestContext, text};
 use crate::coordinator::topic::is_internal;
 use crate::metadata::changes::{Refused, delete_topic, judged_by_current};
 use crate::metadata::image::Topic;
+use futures_util::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
@@ -28,11 +29,11 @@ pub async fn handle(
             .map(|n| (Some(n), Uuid::nil()))
             .collect()
     };
-    let mut responses = Vec::with_capacity(asked.len());
-    for (name, id) in asked {
+    // All at once: without a controller each of them waits for one.
+    let each = asked.into_iter().map(async |(name, id)| {
         let deleted = judged_by_current(&context.broker, || delete(context, name.as_ref(), id));
         let result = DeletableTopicResult::default();
-        responses.push(match deleted.await {
+        match deleted.await {
             Ok(topic) => result
                 .with_name(Some(TopicName(text(topic.name.clone()))))
                 .with_topic_id(topic.id),
@@ -41,9 +42,9 @@ pub async fn handle(
                 .with_topic_id(id)
                 .with_error_code(refused.error.code())
                 .with_error_message(Some(text(refused.message))),
-        });
-    }
-    DeleteTopicsResponse::default().with_responses(responses)
+        }
+    });
+    DeleteTopicsResponse::default().with_responses(join_all(each).await)
 }
 
 /// Deletes the topic that a name or, without one, an id stands for in the metadata here.
