@@ -32,6 +32,8 @@ pub(super) struct Target {
 /// What a partition has from the asked offset on.
 #[derive(Debug)]
 pub(super) struct Answer {
+    /// The topic that the broker answered for; nil when it was asked by name.
+    pub topic_id: Uuid,
     pub batches: VecDeque<FetchedBatch>,
     pub high_watermark: i64,
     /// The end for who reads committed records only.
@@ -142,19 +144,26 @@ fn read_answers(
     }
     let mut answers = Vec::with_capacity(targets.len());
     for target in targets {
-        let data = by_id
-            .remove(&(target.topic_id, target.partition))
-            .or_else(|| by_name.remove(&(target.topic.to_string(), target.partition)));
+        let data = by_id.remove(&(target.topic_id, target.partition));
+        let data = data.map(|data| (target.topic_id, data)).or_else(|| {
+            let named = by_name.remove(&(target.topic.to_string(), target.partition));
+            named.map(|data| (Uuid::nil(), data))
+        });
         // A broker leaves out what has nothing new only in fetch sessions, which this does not use.
-        if let Some(data) = data {
-            let answer = read_answer(target, data, config);
+        if let Some((topic_id, data)) = data {
+            let answer = read_answer(target, topic_id, data, config);
             answers.push((target.id, target.offset, answer));
         }
     }
     answers
 }
 
-fn read_answer(target: &Target, data: PartitionData, config: &ConsumerConfig) -> Result<Answer> {
+fn read_answer(
+    target: &Target,
+    topic_id: Uuid,
+    data: PartitionData,
+    config: &ConsumerConfig,
+) -> Result<Answer> {
     let what = || {
         let (topic, partition) = (&target.topic, target.partition);
         format!("fetch {topic}-{partition} from offset {}", target.offset)
@@ -185,6 +194,7 @@ fn read_answer(target: &Target, data: PartitionData, config: &ConsumerConfig) ->
         .into_iter()
         .filter(|b| b.last_offset >= target.offset);
     Ok(Answer {
+        topic_id,
         batches: wanted.collect(),
         high_watermark: data.high_watermark,
         last_stable_offset: data.last_stable_offset,

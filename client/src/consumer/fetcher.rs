@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 /// Decompressed bytes after which what is read is handed out.
 const YIELD_BYTES: usize = 8 << 20;
@@ -67,6 +68,7 @@ pub(super) struct Partition {
 #[derive(Debug)]
 struct Ready {
     id: u64,
+    topic_id: Uuid,
     from: i64,
     batches: VecDeque<FetchedBatch>,
     high_watermark: i64,
@@ -369,6 +371,7 @@ impl Fetcher {
             self.ready_bytes += answer.batches.iter().map(FetchedBatch::len).sum::<usize>();
             self.ready.push_back(Ready {
                 id,
+                topic_id: answer.topic_id,
                 from,
                 batches: answer.batches,
                 high_watermark: answer.high_watermark,
@@ -422,6 +425,7 @@ impl Fetcher {
         }
         let fetched = Fetched {
             topic: place.topic,
+            topic_id: ready.topic_id.into_bytes(),
             partition: place.partition,
             records,
             next_offset,

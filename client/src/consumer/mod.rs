@@ -34,6 +34,9 @@ use std::sync::Arc;
 pub struct Fetched {
     /// The topic's name.
     pub topic: Arc<str>,
+    /// The id of the topic that these records are of; another when a deleted topic's name came back.
+    /// All zero when the broker is too old to fetch by id (before Kafka 3.1, KIP-516).
+    pub topic_id: [u8; 16],
     /// The partition.
     pub partition: i32,
     /// Empty when there is only the end to report, or nothing but control records.

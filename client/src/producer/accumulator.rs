@@ -16,10 +16,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// What became of a batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Written {
+    /// The topic that the broker answered for; nil when it was told the topic's name, or did not answer.
+    pub topic_id: Uuid,
     pub base_offset: Option<i64>,
 }
 

@@ -42,7 +42,7 @@ fn written(accumulator: &Accumulator, filled: FilledBatch) {
         outcome: filled.outcome,
         last_error: None,
     };
-    accumulator.finish(batch, Ok(Written { base_offset: None }));
+    accumulator.finish(batch, Ok(Written::default()));
 }
 
 /// Were they sent whenever somebody waits, each batch would be as small as the room that the one before it made.

@@ -34,6 +34,9 @@ use transaction::Transactional;
 /// Where a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPosition {
+    /// The id of the topic that it was written to; another when a deleted topic's name came back.
+    /// All zero when the broker did not say: `acks=0`, or one too old to be told by id (KIP-516).
+    pub topic_id: [u8; 16],
     /// The partition it went to: the one asked for, or the partitioner's choice.
     pub partition: i32,
     /// None when the broker did not say: `acks=0`, or a batch it had already and no longer remembers
@@ -60,6 +63,7 @@ impl Future for Delivery {
             Err(_) => return Poll::Ready(Err(Error::Closed)),
         };
         Poll::Ready(Ok(RecordPosition {
+            topic_id: written.topic_id.into_bytes(),
             partition: self.partition,
             offset: written.base_offset.map(|base| base + i64::from(self.index)),
         }))

@@ -53,7 +53,7 @@ pub(super) fn send(
                 match tokio::time::timeout(limit, written).await {
                     Ok(Ok(())) => parts
                         .into_iter()
-                        .map(|part| (part.batch, Ok(Written { base_offset: None })))
+                        .map(|part| (part.batch, Ok(Written::default())))
                         .collect(),
                     _ => all_failed(parts, &connection.closed()),
                 }
@@ -139,11 +139,13 @@ fn assign(parts: Vec<Part>, response: ProduceResponse, connection: &Connection) 
     }
     let mut answered = Vec::with_capacity(parts.len());
     for part in parts {
-        let answer = by_id
-            .remove(&(part.topic_id, part.partition))
-            .or_else(|| by_name.remove(&(part.topic.to_string(), part.partition)));
+        let answer = by_id.remove(&(part.topic_id, part.partition));
+        let answer = answer.map(|answer| (part.topic_id, answer)).or_else(|| {
+            let named = by_name.remove(&(part.topic.to_string(), part.partition));
+            named.map(|answer| (Uuid::nil(), answer))
+        });
         let result = match answer {
-            Some(answer) => read_answer(&part, &answer),
+            Some((topic_id, answer)) => read_answer(&part, topic_id, &answer),
             None => Err(Error::Connection {
                 address: connection.address().clone(),
                 reason: format!("no answer for {}-{}", part.topic, part.partition),
@@ -154,13 +156,17 @@ fn assign(parts: Vec<Part>, response: ProduceResponse, connection: &Connection) 
     answered
 }
 
-fn read_answer(part: &Part, answer: &PartitionProduceResponse) -> Result<Written> {
+fn read_answer(part: &Part, topic_id: Uuid, answer: &PartitionProduceResponse) -> Result<Written> {
     match ErrorCode::of(answer.error_code) {
         None => Ok(Written {
+            topic_id,
             base_offset: (answer.base_offset >= 0).then_some(answer.base_offset),
         }),
         // Written by an earlier attempt, too long ago for the broker to know where.
-        Some(ErrorCode::DUPLICATE_SEQUENCE_NUMBER) => Ok(Written { base_offset: None }),
+        Some(ErrorCode::DUPLICATE_SEQUENCE_NUMBER) => Ok(Written {
+            topic_id,
+            base_offset: None,
+        }),
         Some(code) => Err(Error::Broker {
             what: format!("produce to {}-{}", part.topic, part.partition),
             code,

@@ -26,7 +26,9 @@ pub fn churned_key(topic: &str, id: &str, partition: i32) -> String {
     format!("{topic}@{id}-{partition}")
 }
 
-fn id_of(id: [u8; 16]) -> String {
+/// A topic's id as histories have it.
+#[must_use]
+pub fn id_of(id: [u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -137,7 +139,16 @@ impl Churner {
                     Err(error) => Err(error),
                 };
                 let (kind, offsets) = match outcome {
-                    Ok(position) => (Kind::Ok, vec![position.offset]),
+                    Ok(position) if id_of(position.topic_id) == id => {
+                        (Kind::Ok, vec![position.offset])
+                    }
+                    // A broker that had not heard yet that the topic before is gone took it for that one.
+                    Ok(_) => {
+                        self.0
+                            .recorder
+                            .error(&"written to the deleted topic of that name");
+                        continue;
+                    }
                     Err(error) => {
                         self.0.recorder.error(&error);
                         (Kind::Info, Vec::new())

@@ -11,7 +11,7 @@ use tidelog_client::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::churn::churned_key;
+use super::churn::{churned_key, id_of};
 use super::clients::Client;
 use super::key_of;
 use super::recorder::Recorder;
@@ -77,6 +77,13 @@ impl Reader {
         self.0.event(Kind::Ok, Op::Poll { records });
         self.0.timed("poll", began_ms, Kind::Ok, count);
         Ok(())
+    }
+
+    /// Whether these records are of another topic than meant: one of this name that is deleted, of which
+    /// a broker still told that had not heard of it. Kafka's protocol does not prevent that; the
+    /// answer says which topic it is of.
+    fn is_of_another(id: Option<&str>, fetched: &Fetched) -> bool {
+        id.is_some_and(|id| id != id_of(fetched.topic_id))
     }
 
     async fn poll_while_running(&self, consumer: &mut Consumer, commits: bool) -> Result<()> {
@@ -200,7 +207,7 @@ impl Reader {
     /// whose name comes back.
     ///
     /// # Errors
-    /// When it is not all there within a minute.
+    /// When it is not all there within a minute, or a broker still tells of a deleted topic of that name.
     pub async fn read_all(self, id: Option<&str>) -> Result<()> {
         let mut consumer = Consumer::new(self.0.config(), self.isolation()).await?;
         self.assign_all(&mut consumer, id).await?;
@@ -230,6 +237,10 @@ impl Reader {
                     continue;
                 }
             };
+            if Self::is_of_another(id, &fetched) {
+                let of = id_of(fetched.topic_id);
+                bail!("{} was read with the deleted topic's id {of}", self.0.topic);
+            }
             self.polled(began_ms, id, &fetched)?;
             if left
                 .get(&fetched.partition)
