@@ -34,6 +34,12 @@ fn check_one(segment: &Segment, next: Offset) -> Result<(), StorageError> {
                 position = at + header.size_in_bytes() as u64;
                 ends_at = header.last_offset() + 1;
             }
+            Err(error @ StorageError::Corrupt { .. })
+                if position == 0 && segment.has_wrong_index() =>
+            {
+                segment.make_index_again(&error)?;
+                return check_one(segment, next);
+            }
             Err(error @ StorageError::Corrupt { .. }) => {
                 // Without a batch before it, it is the first one that the index knows, or the first of all.
                 let from = position.max(segment.index.read().last_position());

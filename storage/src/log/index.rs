@@ -52,9 +52,14 @@ pub struct SegmentIndex {
 
 impl SegmentIndex {
     pub fn empty(dir: &Path, base_offset: Offset) -> SegmentIndex {
+        let path = |kind| dir.join(file_name(base_offset, kind));
+        SegmentIndex::at(path("index"), path("timeindex"))
+    }
+
+    fn at(offset_path: PathBuf, time_path: PathBuf) -> SegmentIndex {
         SegmentIndex {
-            offset_path: dir.join(file_name(base_offset, "index")),
-            time_path: dir.join(file_name(base_offset, "timeindex")),
+            offset_path,
+            time_path,
             offsets: Vec::new(),
             times: Vec::new(),
             latest: None,
@@ -106,10 +111,10 @@ impl SegmentIndex {
             if past_the_end && !closed {
                 return true;
             }
-            let follows = self
-                .offsets
-                .last()
-                .is_none_or(|l| l.relative < entry.relative && l.position < entry.position);
+            // The first batch has no entry: zeros are what a loss of power leaves of a file that had begun.
+            let follows = self.offsets.last().map_or(entry.position > 0, |l| {
+                l.relative < entry.relative && l.position < entry.position
+            });
             if !follows || past_the_end {
                 return false;
             }
@@ -134,10 +139,10 @@ impl SegmentIndex {
             if entry.relative > last && !closed {
                 return true;
             }
-            let follows = self
-                .times
-                .last()
-                .is_none_or(|l| l.timestamp < entry.timestamp && l.relative <= entry.relative);
+            let zeros = entry.timestamp == 0 && entry.relative == 0;
+            let follows = self.times.last().map_or(!zeros, |l| {
+                l.timestamp < entry.timestamp && l.relative <= entry.relative
+            });
             if !follows {
                 return false;
             }
@@ -175,6 +180,15 @@ impl SegmentIndex {
         self.sealed = true;
         self.offsets.shrink_to_fit();
         self.times.shrink_to_fit();
+    }
+
+    /// The same without entries, to be filled again.
+    pub fn emptied(&self) -> SegmentIndex {
+        SegmentIndex::at(self.offset_path.clone(), self.time_path.clone())
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     pub fn last_timestamp(&self) -> i64 {

@@ -27,6 +27,8 @@ const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// Windows begin at multiples of the page size, whatever it is on this machine.
 const PAGE_BYTES: u64 = 64 * 1024;
 
+/// Bytes between the entries of an index that is made again: the default of `index.interval.bytes`.
+const INTERVAL_OF_REMADE: u32 = 4096;
 /// Most slices one `pwritev` takes (Linux's `IOV_MAX`).
 const IOV_MAX: usize = 1024;
 
@@ -492,10 +494,27 @@ impl Segment {
 
     /// Position of the batch that contains `offset`, or after compaction of the first one behind it.
     /// Otherwise batches follow each other without gaps; one that says otherwise is damaged, as base
-    /// offsets are not covered by a checksum.
+    /// offsets are not covered by a checksum. So are those of the index: one that leads astray is made again.
     pub fn position_of(&self, offset: Offset) -> Result<Option<u64>, StorageError> {
         let relative = u32::try_from((offset - self.base_offset).max(0)).unwrap_or(u32::MAX);
         let (entry, _) = self.index.read().entries_around(relative);
+        let found = self.position_from(entry, offset);
+        let (Err(error), Some(_)) = (&found, entry) else {
+            return found;
+        };
+        let Ok(position) = self.position_from(None, offset) else {
+            return found;
+        };
+        self.make_index_again(error)?;
+        Ok(position)
+    }
+
+    /// Looks from an indexed batch on, or from the first one.
+    fn position_from(
+        &self,
+        entry: Option<OffsetEntry>,
+        offset: Offset,
+    ) -> Result<Option<u64>, StorageError> {
         let mut position = entry.map_or(0, |e| u64::from(e.position));
         let mut last = entry.map(|e| self.base_offset + i64::from(e.relative));
         let mut next = self.base_offset;
@@ -516,6 +535,64 @@ impl Segment {
             position += header.size_in_bytes() as u64;
         }
         Ok(None)
+    }
+
+    /// Whether all batches up to where the last entry of the index leads are as they were, and it is wrong.
+    pub fn has_wrong_index(&self) -> bool {
+        let Some(entry) = self.index.read().last_entry() else {
+            return false;
+        };
+        let (mut position, mut next) = (0, self.base_offset);
+        while position < u64::from(entry.position) {
+            match self.whole_batch_at(position) {
+                Ok(header) if self.follows(&header, next) => {
+                    next = header.last_offset() + 1;
+                    position += header.size_in_bytes() as u64;
+                }
+                _ => return false,
+            }
+        }
+        let there = self.whole_batch_at(position);
+        let misses = position > u64::from(entry.position);
+        let last = self.base_offset + i64::from(entry.relative);
+        misses || there.is_ok_and(|h| self.follows(&h, next) && h.last_offset() != last)
+    }
+
+    /// Makes the index, which leads to a batch that is not there, again from the batches, up to one that is damaged.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn make_index_again(&self, error: &StorageError) -> Result<(), StorageError> {
+        tracing::warn!("the index is made again: {error}");
+        let mut index = self.index.write();
+        let sealed = index.is_sealed();
+        let mut made = index.emptied();
+        let mut position = 0;
+        let mut latest = -1;
+        while position < self.bytes() {
+            let Ok(header) = self.whole_batch_at(position) else {
+                break;
+            };
+            let offset = OffsetEntry {
+                relative: (header.last_offset() - self.base_offset) as u32,
+                position: position as u32,
+            };
+            let newer = header.record_count > 0 && header.max_timestamp > latest;
+            latest = latest.max(header.max_timestamp);
+            let time = newer.then_some(TimeEntry {
+                timestamp: header.max_timestamp,
+                relative: offset.relative,
+            });
+            let bytes = header.size_in_bytes() as u64;
+            made.add(offset, time, bytes, INTERVAL_OF_REMADE);
+            position += bytes;
+        }
+        if sealed {
+            made.seal();
+        }
+        self.dirty.store(true, Ordering::Release);
+        *index = made;
+        index.persist(false)
     }
 
     /// Makes everything published before the call durable, indexes included.

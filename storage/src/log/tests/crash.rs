@@ -143,28 +143,65 @@ fn any_loss_of_indexes_is_made_good() {
     let (crashed, log) = crashed(40);
     let checkpoint = flush(&log);
     let (expected, times) = (state_of(&log), lookups(&log));
-    let names: Vec<_> = std::fs::read_dir(crashed.dir.path())
-        .expect("the folder")
-        .map(|e| e.expect("an entry").file_name())
-        .filter(|n| n.to_string_lossy().ends_with("index"))
-        .collect();
+    let whole = bytes_from(&log, 0);
+    let names = files_with(crashed.dir.path(), "index");
     assert!(names.len() > 16);
     for name in names {
         for keep in [None, Some(0), Some(5), Some(8), Some(13)] {
-            let copy = copy_dir(crashed.dir.path());
-            let path = copy.path().join(&name);
-            match keep {
-                None => std::fs::remove_file(&path).expect("removed"),
-                Some(keep) => {
-                    let bytes = std::fs::read(&path).expect("the index");
-                    std::fs::write(&path, &bytes[..keep.min(bytes.len())]).expect("cut");
+            for zeros in [0, 8, 12, 48] {
+                let copy = copy_dir(crashed.dir.path());
+                let path = copy.path().join(&name);
+                match keep {
+                    None => std::fs::remove_file(&path).expect("removed"),
+                    Some(keep) => {
+                        let bytes = std::fs::read(&path).expect("the index");
+                        let mut bytes = bytes[..keep.min(bytes.len())].to_vec();
+                        bytes.resize(bytes.len() + zeros, 0);
+                        std::fs::write(&path, &bytes).expect("cut");
+                    }
                 }
+                let log = open(copy.path(), Some(&checkpoint));
+                assert_eq!(state_of(&log), expected, "{name:?} {keep:?} {zeros}");
+                assert_eq!(lookups(&log), times, "{name:?} {keep:?} {zeros}");
+                assert_eq!(bytes_from(&log, 0), whole, "{name:?} {keep:?} {zeros}");
             }
-            let log = open(copy.path(), Some(&checkpoint));
-            assert_eq!(state_of(&log), expected, "{name:?} {keep:?}");
-            assert_eq!(lookups(&log), times, "{name:?} {keep:?}");
         }
     }
+}
+
+/// Nothing protects an index: it is not believed where the batches say otherwise.
+#[test]
+fn an_index_that_leads_astray_is_made_again() {
+    let (crashed, log) = crashed(40);
+    let checkpoint = flush(&log);
+    let (end, whole) = (log.log_end_offset(), bytes_from(&log, 0));
+    for name in files_with(crashed.dir.path(), ".index") {
+        let bytes = std::fs::read(crashed.dir.path().join(&name)).expect("the index");
+        for at in 0..bytes.len() {
+            for flipped in [1, 16, 128] {
+                let copy = copy_dir(crashed.dir.path());
+                let mut damaged = bytes.clone();
+                damaged[at] ^= flipped;
+                std::fs::write(copy.path().join(&name), &damaged).expect("damaged");
+                let log = open(copy.path(), Some(&checkpoint));
+                for from in 0..end {
+                    let read = log.read(from, Offset::MAX, 1 << 20, true);
+                    let read = read.unwrap_or_else(|e| panic!("{name:?}, byte {at}: {from}: {e}"));
+                    let first = BatchHeader::parse(&read.slices[0]).expect("a batch");
+                    assert!((first.base_offset..=first.last_offset()).contains(&from));
+                }
+                assert_eq!(bytes_from(&log, 0), whole, "{name:?}, byte {at}");
+            }
+        }
+    }
+}
+
+fn files_with(dir: &Path, ending: &str) -> Vec<std::ffi::OsString> {
+    let entries = std::fs::read_dir(dir).expect("the folder");
+    entries
+        .map(|e| e.expect("an entry").file_name())
+        .filter(|name| name.to_string_lossy().ends_with(ending))
+        .collect()
 }
 
 #[test]
