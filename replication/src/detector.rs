@@ -23,7 +23,7 @@ const RANK_DELAY: Duration = Duration::from_millis(150);
 /// A refused election (the dead leader's lease still runs) is tried again after this.
 const ELECT_AGAIN: Duration = Duration::from_millis(120);
 /// A group that its preferred leader has not formed by then, being dead, is formed by the next
-/// living replica.
+/// living replica; much later, if that one lives.
 const FORM_AFTER: Duration = Duration::from_secs(1);
 /// Elections started in one look.
 const ELECTIONS_MAX: usize = 200;
@@ -143,8 +143,9 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
             // All founders would write the same first entry, so that two that do it agree. The group may be on its
             // way to other replicas already, which cannot form it.
             let began = state.tried.unwrap_or(state.since);
-            let first = place_among(shared, &group.founders_by_preference()) == 0;
-            if first && now.duration_since(began) >= FORM_AFTER {
+            // The first of them may not be able to, being rebuilt after damage to its journal.
+            let place = place_among(shared, &group.founders_by_preference());
+            if now.duration_since(began) >= FORM_AFTER * (1 + 3 * place) {
                 state.tried = Some(now);
                 if let Err(error) = group.initialize().await {
                     tracing::debug!(group = group.id.0, "forming the group: {error}");

@@ -12,7 +12,7 @@ use crate::transport::Transport;
 use crate::transport::network::{NetworkFactory, broker_of};
 use crate::types::*;
 use openraft::async_runtime::{Instant, WatchReceiver};
-use openraft::errors::ClientWriteError;
+use openraft::errors::{ClientWriteError, InitializeError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::{Config, Raft, SnapshotPolicy};
@@ -211,8 +211,8 @@ impl Group {
         self.may_vote() || self.guard.may_stand_again(self.term(), self.last_log_id())
     }
 
-    /// Makes the founders the group's first voters; on one replica only, and only once. Does nothing on a
-    /// replica that came later.
+    /// Makes the founders the group's first voters. Does nothing on a replica that came later, or where it was done
+    /// before, here or by another one.
     pub async fn initialize(&self) -> Result<(), ReplicationError> {
         let initialized = self
             .raft
@@ -227,10 +227,13 @@ impl Group {
             .iter()
             .map(|r| (node_of(*r), openraft::impls::EmptyNode {}))
             .collect();
-        self.raft
-            .initialize(members)
-            .await
-            .map_err(|e| raft_error(self.id, &e))
+        match self.raft.initialize(members).await {
+            // A leader was quicker, and has its vote or has sent entries by now.
+            Err(error) if matches!(error.api_error(), Some(InitializeError::NotAllowed(_))) => {
+                Ok(())
+            }
+            ended => ended.map_err(|e| raft_error(self.id, &e)),
+        }
     }
 
     /// `(leader, epoch)` as this replica knows them.

@@ -4,11 +4,13 @@
 //! log keeper triggers once they are applied; a follower that needs older ones catches up from the
 //! partition log instead.
 
+use crate::group::node_of;
+use crate::ids::BrokerId;
 use crate::types::*;
-use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{EntryPayload, Membership, OptionalSend};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -82,6 +84,31 @@ impl GroupLog {
             entries: Mutex::new(entries),
             total_bytes,
         }))
+    }
+
+    /// Begins the log with the entry that makes `founders` the first voters, where there is nothing but a vote: a
+    /// leader was elected, and was gone before it sent that entry, which is the same whoever writes it. openraft
+    /// does not initialise a replica that has voted, so that nobody would begin the group any more.
+    pub fn begin_if_voted(&self, founders: &[BrokerId]) {
+        let mut entries = self.entries.lock();
+        if entries.vote.is_none() || entries.last_log_id().is_some() || founders.is_empty() {
+            return;
+        }
+        let voters: BTreeSet<u64> = founders.iter().copied().map(node_of).collect();
+        let members = Membership::new_with_defaults(vec![voters], []);
+        let entry = RaftEntry {
+            log_id: log_id(0, 0),
+            payload: EntryPayload::Membership(members),
+        };
+        let record = Record::Entry {
+            group: self.group,
+            entry: entry_to_record(&entry),
+        };
+        self.journal.submit(vec![record], None);
+        let bytes = entry_bytes(&entry);
+        entries.bytes += bytes;
+        self.total_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        entries.queue.push_back(entry);
     }
 
     /// Bytes of entries in memory.

@@ -209,6 +209,9 @@ pub(crate) async fn start_group(
             .insert(id, (log.clone(), machine.clone()));
     }
     let guard = shared.rebuild.guard(&members);
+    if !guard.is_lost() {
+        log.begin_if_voted(&members.founders);
+    }
     match Group::start(id, log.clone(), machine, members, guard, context.clone()).await {
         Ok(group) => {
             shared.groups.write().insert(id, group.clone());

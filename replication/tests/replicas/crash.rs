@@ -1,6 +1,6 @@
 //! Nodes that end without a word and come back with what their journals hold.
 
-use super::room::{Member, leader, seeds, until, write};
+use super::room::{Member, leader, rebuilds, seeds, until, write};
 
 fn start(dir: &tempfile::TempDir, seeds: &[tidelog_replication::PeerAddress]) -> Vec<Member> {
     (1..=3)
@@ -179,11 +179,6 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
             std::fs::copy(&path, &target).expect("copied");
         }
     }
-}
-
-/// What a damaged journal leaves behind until all replicas are rebuilt: a start begins that anew.
-fn rebuilds(dir: &std::path::Path, id: i32) {
-    std::fs::write(dir.join(id.to_string()).join("journal.rebuild"), "").expect("marked");
 }
 
 /// Found by jepsen, seed 202: a rebuild that could not end, as the group was formed here and nowhere else yet.

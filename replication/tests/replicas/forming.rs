@@ -1,6 +1,6 @@
 //! A group whose preferred leader is away when it is made.
 
-use super::room::{Member, leader, seeds, until, write};
+use super::room::{Member, leader, rebuilds, seeds, until, vote_only, write};
 use tidelog_replication::Role;
 
 #[test]
@@ -53,6 +53,43 @@ fn a_group_whose_order_changed_while_it_was_made_is_formed() {
     assert_eq!(write(&members), 0);
     until("everyone has it", || members.iter().all(|m| m.end() == 1));
     for member in members {
+        member.stop();
+    }
+}
+
+/// The first of the founders cannot form the group, as its journal was damaged meanwhile, after the others had
+/// voted for it and before they heard anything else. Found by jepsen, seed 208.
+#[test]
+fn a_group_whose_first_founder_lost_its_journal_is_formed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(3);
+    for id in [2, 3] {
+        vote_only(dir.path(), id);
+    }
+    rebuilds(dir.path(), 1);
+    let members: Vec<Member> = [1, 2, 3]
+        .into_iter()
+        .map(|id| Member::start(dir.path(), id, &seeds))
+        .collect();
+    assert_eq!(write(&members), 0);
+    until("everyone has it", || members.iter().all(|m| m.end() == 1));
+    for member in members {
+        member.stop();
+    }
+}
+
+/// The first of the founders lives and does not open its replica.
+#[test]
+fn a_group_whose_first_founder_does_not_come_is_formed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let seeds = seeds(3);
+    let first = Member::start_elsewhere(dir.path(), 1, &seeds);
+    let members: Vec<Member> = [2, 3]
+        .into_iter()
+        .map(|id| Member::start(dir.path(), id, &seeds))
+        .collect();
+    assert_eq!(write(&members), 0);
+    for member in members.into_iter().chain([first]) {
         member.stop();
     }
 }

@@ -1,18 +1,25 @@
 //! Nodes with one partition.
 
 use bytes::Bytes;
+use prost::Message as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidelog_proto::peer::Vote;
 use tidelog_replication::{
     BrokerId, GroupId, MetadataMachine, Node, NodeConfig, Partition, PartitionSpec, PeerAddress,
     ProposeError, Role,
 };
 use tidelog_storage::batch::{HEADER_BYTES, batch_crc};
+use tidelog_storage::journal::{Journal, JournalConfig, Record};
 use tidelog_storage::log::LogConfig;
 use tokio::runtime::Runtime;
 
+/// The one partition's.
+const GROUP: GroupId = GroupId(1000);
+/// Of a partition that only some nodes have.
+const ELSEWHERE: GroupId = GroupId(1001);
 const LIMIT: Duration = Duration::from_secs(30);
 
 struct NoMetadata;
@@ -47,6 +54,36 @@ pub fn seeds(count: i32) -> Vec<PeerAddress> {
         .collect()
 }
 
+/// What a damaged journal leaves behind until all replicas are rebuilt: a start begins that anew.
+pub fn rebuilds(dir: &Path, id: i32) {
+    let dir = dir.join(id.to_string());
+    std::fs::create_dir_all(&dir).expect("a folder");
+    std::fs::write(dir.join("journal.rebuild"), "").expect("marked");
+}
+
+/// Of the partition, node `id` knows only that it has voted for node 1.
+pub fn vote_only(dir: &Path, id: i32) {
+    let vote = Vote {
+        term: 1,
+        node: 1,
+        committed: false,
+    };
+    let config = JournalConfig {
+        dir: dir.join(id.to_string()).join("journal"),
+        file_bytes: 64 << 20,
+        direct_io: false,
+        ..JournalConfig::default()
+    };
+    let (journal, _) = Journal::open(config).expect("a journal");
+    let record = Record::Vote {
+        group: GROUP,
+        vote: vote.encode_to_vec().into(),
+    };
+    journal.submit(vec![record], None);
+    assert!(journal.sync_barrier());
+    journal.close();
+}
+
 /// A node that holds a replica of the one partition.
 pub struct Member {
     runtime: Option<Runtime>,
@@ -63,6 +100,21 @@ impl Member {
 
     /// As [`Member::start`], by metadata that name the replicas in the order of `founders`.
     pub fn start_with(dir: &Path, id: i32, seeds: &[PeerAddress], founders: &[i32]) -> Member {
+        Member::start_in(GROUP, dir, id, seeds, founders)
+    }
+
+    /// As [`Member::start`], with a partition of which the others know nothing, instead of the one they have.
+    pub fn start_elsewhere(dir: &Path, id: i32, seeds: &[PeerAddress]) -> Member {
+        Member::start_in(ELSEWHERE, dir, id, seeds, &[id])
+    }
+
+    fn start_in(
+        group: GroupId,
+        dir: &Path,
+        id: i32,
+        seeds: &[PeerAddress],
+        founders: &[i32],
+    ) -> Member {
         let founders: Vec<BrokerId> = founders.iter().copied().map(BrokerId).collect();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -88,7 +140,7 @@ impl Member {
             disk_reserve_bytes: 0,
         };
         let spec = PartitionSpec {
-            group: GroupId(1000),
+            group,
             topic: "topic".to_owned(),
             topic_id: [7; 16],
             partition: 0,
@@ -176,7 +228,7 @@ impl Member {
     pub fn hand_to(&self, id: i32) {
         if let Some(runtime) = self.runtime.as_ref() {
             until("the heir is there", || {
-                let elected = self.node.elect(GroupId(1000), BrokerId(id), LIMIT);
+                let elected = self.node.elect(GROUP, BrokerId(id), LIMIT);
                 runtime.block_on(elected).is_ok()
             });
         }
@@ -185,7 +237,7 @@ impl Member {
     /// The metadata name the replicas in another order now.
     pub fn set_replicas(&self, order: &[i32]) {
         let order: Vec<BrokerId> = order.iter().copied().map(BrokerId).collect();
-        self.node.set_replicas(GroupId(1000), &order);
+        self.node.set_replicas(GROUP, &order);
     }
 
     pub fn confirm_leader(&self, epoch: i32) -> bool {
