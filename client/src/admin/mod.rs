@@ -42,6 +42,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// From this version on topics to delete are listed as states, before as names.
 const FIRST_DELETE_BY_STATE: i16 = 6;
@@ -136,34 +137,21 @@ impl Admin {
 
     /// Deletes topics with all their records.
     ///
+    /// A broker that was asked and did not answer may do it late: [`Admin::delete_topic_by_id`] cannot hit
+    /// a topic that has got the name meanwhile.
+    ///
     /// # Errors
     /// The outer one when no broker could be asked; one for each topic otherwise.
     pub async fn delete_topics(&self, names: &[String]) -> Result<Vec<(String, Result<()>)>> {
+        let states = names.iter().map(|name| {
+            let name = Some(topic_name(name));
+            DeleteTopicState::default().with_name(name)
+        });
+        let states: Vec<_> = states.collect();
         let mut retry = self.cluster.retry("delete the topics");
         loop {
-            let connection = self.cluster.controller().await?;
-            let version = connection.version::<DeleteTopicsRequest>(i16::MAX)?;
-            let names_of = names.iter().map(|name| topic_name(name));
-            let mut request =
-                DeleteTopicsRequest::default().with_timeout_ms(self.broker_timeout_ms());
-            if version >= FIRST_DELETE_BY_STATE {
-                let states = names_of.map(|n| DeleteTopicState::default().with_name(Some(n)));
-                request.topics = states.collect();
-            } else {
-                request.topic_names = names_of.collect();
-            }
-            let sent = self.cluster.send(&connection, &request, retry.deadline());
-            let error = match sent.await {
-                Ok(response) => {
-                    let results = response.responses.into_iter().map(|result| {
-                        let name = result.name.map(|n| n.0.to_string()).unwrap_or_default();
-                        let what = format!("delete topic {name:?}");
-                        let message = result.error_message.as_deref();
-                        let checked = Error::check(what, result.error_code, message);
-                        let checked = checked.map_err(|error| as_unknown_topic(error, &name));
-                        (name, checked)
-                    });
-                    let results: Vec<_> = results.collect();
+            let error = match self.try_delete(&states, retry.deadline()).await {
+                Ok(results) => {
                     let again = results.iter().find_map(|(_, result)| {
                         let error = result.as_ref().err()?;
                         error.is_transient().then(|| error.clone())
@@ -178,6 +166,61 @@ impl Admin {
             retry.pause(error).await?;
             self.look_again().await;
         }
+    }
+
+    /// Deletes the topic that has this id, and no other one that may have its name by now.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`] when there is no topic with that id (any more); [`Error::Unsupported`] when the
+    /// broker is too old to be told ids (before Kafka 2.8).
+    pub async fn delete_topic_by_id(&self, id: [u8; 16]) -> Result<()> {
+        let id = uuid::Uuid::from_bytes(id);
+        let states = [DeleteTopicState::default().with_topic_id(id)];
+        let mut retry = self.cluster.retry("delete the topic");
+        loop {
+            let deleted = self.try_delete(&states, retry.deadline()).await;
+            let deleted =
+                deleted.map(|each| each.into_iter().next().map_or(Ok(()), |(_, one)| one));
+            let error = match deleted {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) if error.is_unknown_topic() => {
+                    return Err(as_unknown_topic(error, &id.to_string()));
+                }
+                Ok(Err(error)) | Err(error) => error,
+            };
+            retry.pause(error).await?;
+            self.look_again().await;
+        }
+    }
+
+    /// Asks once for topics to be deleted.
+    async fn try_delete(
+        &self,
+        states: &[DeleteTopicState],
+        deadline: Instant,
+    ) -> Result<Vec<(String, Result<()>)>> {
+        let connection = self.cluster.controller().await?;
+        let version = connection.version::<DeleteTopicsRequest>(i16::MAX)?;
+        let mut request = DeleteTopicsRequest::default().with_timeout_ms(self.broker_timeout_ms());
+        if version >= FIRST_DELETE_BY_STATE {
+            request.topics = states.to_vec();
+        } else {
+            let names: Option<Vec<_>> = states.iter().map(|state| state.name.clone()).collect();
+            request.topic_names = names.ok_or_else(|| Error::Unsupported {
+                address: connection.address().clone(),
+                api: DeleteTopicsRequest::KEY,
+            })?;
+        }
+        let response = self.cluster.send(&connection, &request, deadline).await?;
+        let results = response.responses.into_iter().map(|result| {
+            let name = result.name.map(|n| n.0.to_string()).unwrap_or_default();
+            let what = format!("delete topic {name:?}");
+            let message = result.error_message.as_deref();
+            let checked = Error::check(what, result.error_code, message);
+            let checked = checked.map_err(|error| as_unknown_topic(error, &name));
+            (name, checked)
+        });
+        Ok(results.collect())
     }
 
     /// Every topic, by name.

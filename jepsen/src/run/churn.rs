@@ -32,6 +32,12 @@ pub fn id_of(id: [u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn bytes_of(id: &str) -> [u8; 16] {
+    u128::from_str_radix(id, 16)
+        .unwrap_or_default()
+        .to_be_bytes()
+}
+
 /// All topics there are, with their ids.
 ///
 /// # Errors
@@ -188,14 +194,8 @@ impl Churner {
             let Some(admin) = self.admin().await else {
                 break;
             };
-            let deleted = match admin
-                .delete_topics(std::slice::from_ref(&self.0.topic))
-                .await
-            {
-                Ok(each) => each.into_iter().next().map_or(Ok(()), |(_, done)| done),
-                Err(error) => Err(error),
-            };
-            match deleted {
+            // By name, an attempt that was given up could hit the next topic, late.
+            match admin.delete_topic_by_id(bytes_of(id)).await {
                 // One that is not there was deleted by an attempt of unknown end.
                 Ok(()) | Err(tidelog_client::Error::UnknownTopic { .. }) => {
                     self.0.event(Kind::Ok, deletion());
