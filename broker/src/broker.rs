@@ -27,6 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tidelog_replication::host::{Host, Listener};
 use tidelog_replication::{BrokerId, Node, NodeConfig, PeerAddress, ReplicationError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -123,8 +124,22 @@ pub struct RunningBroker {
 impl RunningBroker {
     /// Starts a broker. Every port is bound before anything on disk is touched.
     pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
-        let kafka = bind(&config, "listeners").await?;
-        let http = bind(&config, "http.listener").await?;
+        let http = config.text("http.listener");
+        let http = TcpListener::bind(http)
+            .await
+            .map_err(listen_error(&config, "http.listener"))?;
+        let running = RunningBroker::start_on(Host::System, config).await?;
+        let stopped = running.stop.subscribe();
+        tokio::spawn(http::serve(http, running.broker.clone(), stopped));
+        Ok(running)
+    }
+
+    /// As [`RunningBroker::start`], on another host and without HTTP.
+    pub async fn start_on(host: Host, config: BrokerConfig) -> Result<RunningBroker, StartError> {
+        let kafka = host
+            .bind(config.text("listeners"))
+            .await
+            .map_err(listen_error(&config, "listeners"))?;
         let data_dir = DataDir::open(Path::new(config.text("data.dir")), config.broker_id())?;
         let data_dir = Arc::new(data_dir);
         let config = Arc::new(config);
@@ -140,7 +155,7 @@ impl RunningBroker {
             failed: fail.clone(),
         };
         let machine = Machine::new(metadata.clone(), changed, hooks);
-        let node = Node::start(node_config(&config, &data_dir), Box::new(machine)).await?;
+        let node = Node::start_on(host, node_config(&config, &data_dir), Box::new(machine)).await?;
         let limits = Limits::new(
             config.int("max.connections") as usize,
             config.int("max.connections.per.ip") as usize,
@@ -173,7 +188,6 @@ impl RunningBroker {
             data_dir,
         });
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(http::serve(http, broker.clone(), stopped.clone()));
         tokio::spawn(
             broker
                 .groups
@@ -248,20 +262,26 @@ impl RunningBroker {
         // The cleaners are among those who wait.
         self.broker.node.stop_waiting();
         let cleaner = self.cleaner;
-        let _ = tokio::task::spawn_blocking(move || cleaner.stop()).await;
+        let _ = self
+            .broker
+            .node
+            .host()
+            .disk_work(move || cleaner.stop())
+            .await;
         self.broker.node.shutdown().await;
     }
 }
 
-async fn bind(config: &BrokerConfig, setting: &'static str) -> Result<TcpListener, StartError> {
-    let address = config.text(setting);
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Listen {
-            setting,
-            address: address.to_owned(),
-            source,
-        })
+fn listen_error(
+    config: &BrokerConfig,
+    setting: &'static str,
+) -> impl FnOnce(std::io::Error) -> StartError {
+    let address = config.text(setting).to_owned();
+    move |source| StartError::Listen {
+        setting,
+        address,
+        source,
+    }
 }
 
 fn node_config(config: &BrokerConfig, data_dir: &DataDir) -> NodeConfig {
@@ -293,13 +313,13 @@ fn node_config(config: &BrokerConfig, data_dir: &DataDir) -> NodeConfig {
 }
 
 /// Host and port clients are told.
-fn advertised(config: &BrokerConfig, listener: &TcpListener) -> (String, u16) {
+fn advertised(config: &BrokerConfig, listener: &Listener) -> (String, u16) {
     let given = match config.text("advertised.listeners") {
         "" => config.text("listeners"),
         advertised => advertised,
     };
     let (host, port) = host_port(given).unwrap_or(("127.0.0.1", 0));
-    let bound = listener.local_addr().map_or(0, |a| a.port());
+    let bound = listener.port().unwrap_or(port);
     (host.to_owned(), if port == 0 { bound } else { port })
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tidelog_replication::host::Host;
 use tidelog_replication::{GroupId, Partition};
 use tidelog_storage::log::{CompactionReport, CompactionRun, Pace};
 
@@ -51,7 +52,7 @@ struct Shared {
     memory_bytes: usize,
 }
 
-/// The cleaner threads; they end with [`Cleaner::stop`].
+/// The cleaner threads; they end with [`Cleaner::stop`]. On a simulated host, which has no threads, a task.
 pub struct Cleaner {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -80,6 +81,12 @@ impl Cleaner {
             memory_bytes: config.int("log.cleaner.dedupe.buffer.size") as usize / count.max(1),
         });
         let runtime = tokio::runtime::Handle::current();
+        let host = broker.node.host();
+        if matches!(host, Host::Simulated(_)) && count > 0 {
+            tokio::spawn(shared.clone().run_as_task(host.clone()));
+            let threads = Vec::new();
+            return Ok(Cleaner { shared, threads });
+        }
         let threads = (0..count).map(|n| {
             let (shared, runtime) = (shared.clone(), runtime.clone());
             std::thread::Builder::new()
@@ -110,6 +117,17 @@ impl Shared {
             match self.next() {
                 Some(partition) => self.compact(&partition),
                 None => self.pause(),
+            }
+        }
+    }
+
+    async fn run_as_task(self: Arc<Self>, host: Host) {
+        while self.may_go_on() {
+            let this = self.clone();
+            let work = move || this.next().map(|partition| this.compact(&partition));
+            let compacted = host.disk_work(work).await;
+            if !matches!(compacted, Ok(Some(()))) {
+                tokio::time::sleep(self.backoff).await;
             }
         }
     }

@@ -5,10 +5,11 @@
 use crate::broker::{Broker, now_ms};
 use crate::config::TopicConfig;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidelog_replication::{Partition, Role};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How often the disk's free space and the age of segments are looked at.
 const LOOK_MAX: Duration = Duration::from_secs(5);
@@ -44,7 +45,8 @@ pub async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             checked = Instant::now();
         }
         let looking = broker.clone();
-        let expired = tokio::task::spawn_blocking(move || look(&looking, check)).await;
+        let looked = move || look(&looking, check);
+        let expired = broker.node.host().disk_work(looked).await;
         for (partition, start) in expired.unwrap_or_default() {
             // Without a majority it is tried again at the next look.
             under_way.spawn(async move { partition.propose_log_start(start).await });

@@ -1,8 +1,10 @@
 //! What producer, consumer and admin share: where the cluster is, and how long to wait for it.
 
+use crate::connector::Connector;
 use crate::error::{Error, Result};
 use crate::retry::RetryPolicy;
 use crate::security::Sasl;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to reach a cluster.
@@ -37,6 +39,8 @@ pub struct ClientConfig {
     pub tls: Option<crate::security::TlsConfig>,
     /// Proves who the client is; None: it is nobody in particular.
     pub sasl: Option<Sasl>,
+    /// Makes connections; None: over TCP.
+    pub connector: Option<Arc<dyn Connector>>,
 }
 
 impl ClientConfig {
@@ -60,6 +64,7 @@ impl ClientConfig {
             #[cfg(feature = "tls")]
             tls: None,
             sasl: None,
+            connector: None,
         }
     }
 
@@ -103,6 +108,13 @@ impl ClientConfig {
     #[must_use]
     pub fn with_tls(mut self, tls: crate::security::TlsConfig) -> ClientConfig {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Sets [`ClientConfig::connector`].
+    #[must_use]
+    pub fn with_connector(mut self, connector: Arc<dyn Connector>) -> ClientConfig {
+        self.connector = Some(connector);
         self
     }
 

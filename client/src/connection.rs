@@ -4,6 +4,9 @@
 //! then every waiting request fails with the same reason.
 
 use crate::config::ClientConfig;
+#[cfg(feature = "tls")]
+use crate::connector;
+use crate::connector::Connected;
 use crate::error::{Error, ErrorCode, Result};
 use crate::security;
 use crate::versions::ApiVersions;
@@ -15,13 +18,12 @@ use kafka_protocol::protocol::{
     Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange,
 };
 use parking_lot::Mutex;
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -121,14 +123,11 @@ impl Connection {
             reason,
         };
         let opening = async {
-            let stream = TcpStream::connect(&*address)
-                .await
-                .map_err(|e| fail(e.to_string()))?;
-            stream.set_nodelay(true).map_err(|e| fail(e.to_string()))?;
-            let socket = SockRef::from(&stream).try_clone();
-            let socket = socket.map_err(|e| fail(e.to_string()))?;
+            let stream = Connected::to(&address, config).await;
+            let stream = stream.map_err(|e| fail(e.to_string()))?;
+            let socket = stream.socket().map_err(|e| fail(e.to_string()))?;
             let mut connection = Connection::secure(address.clone(), stream, config).await?;
-            connection.own().socket = Some(socket);
+            connection.own().socket = socket;
             let versions = connection.ask_versions(config.request_timeout).await?;
             connection.own().versions = versions;
             if let Some(sasl) = &config.sasl {
@@ -158,16 +157,37 @@ impl Connection {
     }
 
     /// Encrypts the stream if the client is set to.
-    #[cfg(feature = "tls")]
     async fn secure(
         address: Arc<str>,
-        stream: TcpStream,
+        stream: Connected,
         config: &ClientConfig,
     ) -> Result<Connection> {
-        let Some(tls) = &config.tls else {
-            let (reader, writer) = stream.into_split();
-            return Ok(Connection::start(address, reader, writer, config));
-        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &config.tls {
+            return match stream {
+                Connected::Tcp(stream) => Connection::encrypt(address, stream, tls, config).await,
+                Connected::Other(stream) => Connection::encrypt(address, stream, tls, config).await,
+            };
+        }
+        Ok(match stream {
+            Connected::Tcp(stream) => {
+                let (reader, writer) = stream.into_split();
+                Connection::start(address, reader, writer, config)
+            }
+            Connected::Other(stream) => {
+                let (reader, writer) = tokio::io::split(stream);
+                Connection::start(address, reader, writer, config)
+            }
+        })
+    }
+
+    #[cfg(feature = "tls")]
+    async fn encrypt(
+        address: Arc<str>,
+        stream: impl connector::ByteStream + 'static,
+        tls: &security::TlsConfig,
+        config: &ClientConfig,
+    ) -> Result<Connection> {
         match tls.connect(&address, stream).await {
             Ok(stream) => {
                 let (reader, writer) = tokio::io::split(stream);
@@ -183,17 +203,6 @@ impl Connection {
                 reason: e.to_string(),
             }),
         }
-    }
-
-    #[cfg(not(feature = "tls"))]
-    #[expect(clippy::unused_async, reason = "as with TLS")]
-    async fn secure(
-        address: Arc<str>,
-        stream: TcpStream,
-        config: &ClientConfig,
-    ) -> Result<Connection> {
-        let (reader, writer) = stream.into_split();
-        Ok(Connection::start(address, reader, writer, config))
     }
 
     fn start(

@@ -1,6 +1,6 @@
 //! Client of Tidelog and of every other broker that speaks the Kafka protocol.
 //!
-//! The rooms: [`ClientConfig`] says where the cluster is; `connection` is one TCP connection,
+//! The rooms: [`ClientConfig`] says where the cluster is; `connection` is one connection, over TCP or as a [`Connector`] makes it,
 //! `versions` what it may speak, `cluster` all of them with the cached view of topics and leaders,
 //! [`RetryPolicy`] says when to try again. [`Producer`], [`Consumer`] and [`Admin`] stand on these;
 //! `group` is how consumers share topics, `security` who a client is, `batch` and `compression` how records lie on the wire.
@@ -13,6 +13,7 @@ mod cluster;
 mod compression;
 mod config;
 mod connection;
+mod connector;
 mod consumer;
 mod dead_letters;
 mod error;
@@ -37,6 +38,7 @@ pub use admin::{
 };
 pub use compression::Compression;
 pub use config::ClientConfig;
+pub use connector::{ByteStream, Connector};
 pub use consumer::{
     Committer, Consumer, ConsumerConfig, Fetched, GroupConfig, GroupProtocol, Isolation,
     OffsetReset, RebalanceHook,

@@ -1,16 +1,17 @@
-//! What a node runs on: the machine, or a simulated one.
+//! What a broker runs on: the machine, or a simulated one.
 //!
 //! [`Host::System`] is sockets, threads for work that waits for the disk, and the journal's own
-//! threads. A [`SimulatedHost`] takes their places in the simulation (`tests/simulation`), where one
-//! thread runs several nodes and a seed decides what happens when. Time is tokio's everywhere, which
+//! threads. A [`SimulatedHost`] takes their places in the simulation (`jepsen/tests/simulation`), where one
+//! thread runs several brokers and a seed decides what happens when. Time is tokio's everywhere, which
 //! a simulation can stop and move.
 
 mod stream;
 
-pub(crate) use stream::Stream;
+pub use stream::{ReadHalf, Stream, WriteHalf};
 
 use futures_util::future::BoxFuture;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelog_storage::error::StorageError;
@@ -20,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
-/// Where a node runs.
+/// Where a broker runs.
 #[derive(Clone)]
 pub enum Host {
     System,
@@ -35,7 +36,8 @@ pub trait SimulatedStream: AsyncRead + AsyncWrite + Send + Unpin {
 
 /// Accepts connections of a simulated network.
 pub trait SimulatedListener: Send + Sync {
-    fn accept(&self) -> BoxFuture<'_, io::Result<Box<dyn SimulatedStream>>>;
+    /// The next connection, and who made it.
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn SimulatedStream>, SocketAddr)>>;
 }
 
 /// A machine that is not there.
@@ -58,7 +60,7 @@ pub trait SimulatedHost: Send + Sync {
 
 impl Host {
     /// Does work that waits for the disk where it holds nothing up.
-    pub(crate) fn disk_work<T: Send + 'static>(
+    pub fn disk_work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
@@ -84,7 +86,11 @@ impl Host {
         }
     }
 
-    pub(crate) async fn bind(&self, address: &str) -> io::Result<Listener> {
+    /// Listens at `HOST:PORT`.
+    ///
+    /// # Errors
+    /// When the address is taken, or none of this host's.
+    pub async fn bind(&self, address: &str) -> io::Result<Listener> {
         Ok(match self {
             Host::System => Listener::Tcp(TcpListener::bind(address).await?),
             Host::Simulated(host) => Listener::Simulated(host.bind(address.to_owned()).await?),
@@ -114,20 +120,35 @@ impl Host {
 }
 
 /// Accepts connections.
-pub(crate) enum Listener {
+pub enum Listener {
     Tcp(TcpListener),
     Simulated(Box<dyn SimulatedListener>),
 }
 
 impl Listener {
-    pub async fn accept(&self) -> io::Result<Stream> {
+    /// The next connection, and who made it.
+    ///
+    /// # Errors
+    /// Those of the system, most of which pass.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         match self {
             Listener::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 let _ = stream.set_nodelay(true);
-                Ok(Stream::Tcp(stream))
+                Ok((Stream::Tcp(stream), peer))
             }
-            Listener::Simulated(listener) => listener.accept().await.map(Stream::Simulated),
+            Listener::Simulated(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::Simulated(stream), peer))
+            }
+        }
+    }
+
+    /// The port that the system chose for port 0.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().ok().map(|a| a.port()),
+            Listener::Simulated(_) => None,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidelog_replication::{Partition, Role};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 /// Requests that may wait. Their bytes are charged to the broker's budget of request bytes until they
 /// are answered (`kafka/limits.rs`).
@@ -36,7 +37,7 @@ pub(super) async fn run<S: Shard>(
         let epoch = lead(partition).await;
         slot.loading();
         let index = partition.spec().partition;
-        let loaded = load(coordinator.make(index), partition, epoch).await;
+        let loaded = load(broker, coordinator.make(index), partition, epoch).await;
         if let Some((shard, next_offset)) = loaded {
             let (queue, calls) = mpsc::channel(QUEUE);
             let serving = Serving {
@@ -77,14 +78,19 @@ async fn lead(partition: &Partition) -> i32 {
     }
 }
 
-async fn load<S: Shard>(mut shard: S, partition: &Arc<Partition>, epoch: i32) -> Option<(S, i64)> {
-    let began = std::time::Instant::now();
+async fn load<S: Shard>(
+    broker: &Broker,
+    mut shard: S,
+    partition: &Arc<Partition>,
+    epoch: i32,
+) -> Option<(S, i64)> {
+    let began = Instant::now();
     let reader = partition.clone();
-    let loaded = tokio::task::spawn_blocking(move || {
+    let replay = move || {
         let outcome = load::replay(&mut shard, reader.log(), || leads(&reader, epoch));
         (shard, outcome)
-    })
-    .await;
+    };
+    let loaded = broker.node.host().disk_work(replay).await;
     let spec = partition.spec();
     match loaded {
         Ok((shard, Loaded::To(end))) => {

@@ -14,10 +14,10 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
+use tidelog_replication::host::{ReadHalf, Stream, WriteHalf};
 use tidelog_storage::log::Slice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 /// Requests of one connection that may be under way at once.
@@ -31,12 +31,11 @@ const SEND_FILE_BYTES_MIN: usize = 16 * 1024;
 
 /// Serves one client until it leaves, errs, or the broker stops.
 pub async fn serve(
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     broker: Arc<Broker>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let _ = stream.set_nodelay(true);
     let (read, write) = stream.into_split();
     let (started, answers) = mpsc::channel(PIPELINE);
     let reader = read_requests(read, peer, broker.clone(), started);
@@ -58,7 +57,7 @@ struct UnderWay {
 }
 
 async fn read_requests(
-    read: OwnedReadHalf,
+    read: ReadHalf,
     peer: SocketAddr,
     broker: Arc<Broker>,
     started: mpsc::Sender<UnderWay>,
@@ -112,7 +111,7 @@ async fn read_requests(
 
 /// One frame with the budget it is charged to; `None` at the end of the stream.
 async fn read_frame(
-    read: &mut BufReader<OwnedReadHalf>,
+    read: &mut BufReader<ReadHalf>,
     broker: &Broker,
 ) -> io::Result<Option<(Bytes, OwnedSemaphorePermit)>> {
     let mut length = [0; 4];
@@ -150,7 +149,7 @@ async fn read_frame(
 }
 
 async fn write_answers(
-    mut write: OwnedWriteHalf,
+    mut write: WriteHalf,
     mut answers: mpsc::Receiver<UnderWay>,
     broker: Arc<Broker>,
 ) -> io::Result<()> {
@@ -184,17 +183,20 @@ async fn write_answers(
 }
 
 /// Writes all pieces with as few calls as the socket allows. Those that are in a file go from there.
-async fn write_all(write: &mut OwnedWriteHalf, mut pieces: Vec<Slice>) -> io::Result<()> {
+async fn write_all(write: &mut WriteHalf, mut pieces: Vec<Slice>) -> io::Result<()> {
     let mut first = 0;
     while first < pieces.len() {
-        let mut written = match &pieces[first] {
-            piece if is_sent_from_file(piece) => send_file(write.as_ref(), piece).await?,
-            _ => {
+        let mut written = match (&pieces[first], &mut *write) {
+            (piece, WriteHalf::Tcp(write)) if is_sent_from_file(piece) => {
+                send_file(write.as_ref(), piece).await?
+            }
+            (_, WriteHalf::Tcp(write)) => {
                 let in_memory = pieces[first..].iter().take_while(|p| !is_sent_from_file(p));
                 let slices: Vec<IoSlice<'_>> =
                     in_memory.take(IOV_MAX).map(|p| IoSlice::new(p)).collect();
                 write.write_vectored(&slices).await?
             }
+            (piece, WriteHalf::Simulated(write)) => write.write(piece).await?,
         };
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -261,8 +263,8 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let sender = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.expect("accepted");
-            let (_read, mut write) = socket.into_split();
-            write_all(&mut write, pieces).await
+            let (_read, write) = socket.into_split();
+            write_all(&mut WriteHalf::Tcp(write), pieces).await
         });
         let mut socket = TcpStream::connect(address).await.expect("connected");
         let mut got = Vec::new();

@@ -7,6 +7,7 @@ use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
 use std::sync::Arc;
+use tidelog_replication::host::Host;
 use tidelog_storage::log::PartitionLog;
 
 const LATEST: i64 = -1;
@@ -109,7 +110,7 @@ async fn find(
         at => {
             let end = readable_end(&log, isolation_level);
             let at = (at != MAX_TIMESTAMP).then_some(at);
-            by_time(log, at)
+            by_time(context.broker.node.host(), log, at)
                 .await?
                 .filter(|(_, offset, _)| *offset < end)
                 .unwrap_or((-1, -1, -1))
@@ -133,10 +134,11 @@ fn readable_end(log: &PartitionLog, isolation_level: i8) -> i64 {
 
 /// Looks inside batches, which may have to come from the disk.
 async fn by_time(
+    host: &Host,
     log: Arc<PartitionLog>,
     timestamp: Option<i64>,
 ) -> Result<Option<(i64, i64, i32)>, ResponseError> {
-    let looked = tokio::task::spawn_blocking(move || match timestamp {
+    let looked = host.disk_work(move || match timestamp {
         Some(timestamp) => log.offset_for_timestamp(timestamp),
         None => log.offset_of_max_timestamp(),
     });

@@ -4,7 +4,7 @@ use super::connection;
 use crate::broker::Broker;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tidelog_replication::host::Listener;
 use tokio::sync::watch;
 
 /// How long clients of a broker that has just started wait for it to learn what it missed. As long as there is no
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 const START_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves until `stop`.
-pub async fn serve(listener: TcpListener, broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: Listener, broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     // What a broker knows when it starts may be old: topics that are gone, with replicas that have not heard of it
     // either and elect a leader. As a broker of Kafka does, it serves nobody before it knows better.
     tokio::select! {

@@ -213,7 +213,8 @@ async fn drop_moved(
         opened.remove(&group);
         configs.remove(&group);
         let dir = broker.data_dir().join("partitions").join(&dropped.folder);
-        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+        let gone = move || std::fs::remove_dir_all(dir);
+        let _ = broker.node.host().disk_work(gone).await;
         match say(true).await {
             Ok(_) => tracing::info!("{} has moved away and is removed", dropped.folder),
             Err(_) => all = false,
@@ -237,6 +238,7 @@ async fn remove(broker: &Broker, group: GroupId, folder: &str, image: &MetadataI
         .unwrap_or(false);
     if !taken {
         let dir = broker.data_dir().join("partitions").join(folder);
-        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+        let gone = move || std::fs::remove_dir_all(dir);
+        let _ = broker.node.host().disk_work(gone).await;
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::Arc;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
@@ -84,11 +84,11 @@ impl TlsConfig {
     }
 
     /// Encrypts a connection to `address` (`host:port`).
-    pub(crate) async fn connect(
+    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         address: &str,
-        stream: TcpStream,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+        stream: S,
+    ) -> std::io::Result<TlsStream<S>> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;

@@ -10,9 +10,10 @@ use super::churn;
 use super::clients::Client;
 use super::nemesis::Nemesis;
 use super::readers::Reader;
+use super::recorder::Recorder;
 use super::replicas::{self, Stored};
 use super::verdict::Verdict;
-use super::{Options, TRANSFERRED, topics, transfers};
+use super::{Options, Run, TRANSFERRED, topics, transfers};
 use crate::history::{Kind, Op, ProcessId};
 
 /// Reads at the end of a run.
@@ -22,12 +23,29 @@ const AT_ONCE: usize = 16;
 
 /// Reads and compares all topics of the run.
 pub async fn read_everything(options: &Options, nemesis: &Nemesis, verdict: &mut Verdict) {
+    let mut failures = read_topics(options, &nemesis.run, &nemesis.recorder).await;
+    verdict.failures.append(&mut failures);
+    for (topic, partitions) in topics(options) {
+        match compare_replicas(nemesis, topic, partitions).await {
+            Ok(differing) => verdict.differing_replicas.extend(differing),
+            Err(error) => verdict.failures.push(format!("replicas: {error:#}")),
+        }
+    }
+}
+
+/// Reads all topics of the run through a client; what could not be read.
+pub async fn read_topics(
+    options: &Options,
+    run: &Arc<Run>,
+    recorder: &Arc<Recorder>,
+) -> Vec<String> {
+    let mut failures = Vec::new();
     let mut process = LAST_READER;
     let mut client = |topic: &str, partitions| {
         process += 1;
         Client {
-            run: Arc::clone(&nemesis.run),
-            recorder: Arc::clone(&nemesis.recorder),
+            run: Arc::clone(run),
+            recorder: Arc::clone(recorder),
             stop: Arc::default(),
             process,
             topic: topic.to_owned(),
@@ -42,23 +60,17 @@ pub async fn read_everything(options: &Options, nemesis: &Nemesis, verdict: &mut
             _ => Reader(client).read_all(None).await,
         };
         if let Err(error) = read {
-            verdict.failures.push(format!("the final read: {error:#}"));
-        }
-        match compare_replicas(nemesis, topic, partitions).await {
-            Ok(differing) => verdict.differing_replicas.extend(differing),
-            Err(error) => verdict.failures.push(format!("replicas: {error:#}")),
+            failures.push(format!("the final read: {error:#}"));
         }
     }
     if !options.workloads.contains("churn") {
-        return;
+        return failures;
     }
     let listed = async {
-        let admin = Admin::new(nemesis.run.client()).await?;
+        let admin = Admin::new(run.client()).await?;
         let listed = churn::list(&admin).await?;
         let topics = listed.iter().cloned().collect();
-        nemesis
-            .recorder
-            .event(LAST_READER, Kind::Ok, Op::Listed { topics });
+        recorder.event(LAST_READER, Kind::Ok, Op::Listed { topics });
         for (topic, id) in listed
             .iter()
             .filter(|(topic, _)| topic.starts_with("churn-"))
@@ -68,10 +80,9 @@ pub async fn read_everything(options: &Options, nemesis: &Nemesis, verdict: &mut
         anyhow::Ok(())
     };
     if let Err(error) = listed.await {
-        verdict
-            .failures
-            .push(format!("topics at the end: {error:#}"));
+        failures.push(format!("topics at the end: {error:#}"));
     }
+    failures
 }
 
 /// Partitions whose replicas differ: byte for byte, or, as each replica compacts by itself, where two

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tidelog_client::{Admin, ClientConfig, NewTopic};
+use tidelog_client::{Admin, ClientConfig, Connector, NewTopic};
 use tokio::time::{Instant, sleep};
 
 use clients::Clients;
@@ -105,8 +105,11 @@ impl Options {
 
 /// What all clients of a run know.
 pub struct Run {
-    bootstrap: String,
+    /// Addresses of the brokers, separated by commas.
+    pub bootstrap: String,
     pub large_batches: bool,
+    /// How the brokers are connected to, if not over TCP.
+    pub connector: Option<Arc<dyn Connector>>,
 }
 
 impl Run {
@@ -118,6 +121,7 @@ impl Run {
             .with_request_timeout(Duration::from_secs(5));
         config.connect_timeout = Duration::from_secs(1);
         config.metadata_timeout = Duration::from_secs(1);
+        config.connector.clone_from(&self.connector);
         config
     }
 }
@@ -241,6 +245,7 @@ fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemes
     let run = Run {
         bootstrap: addresses.join(","),
         large_batches: options.workloads.contains("large"),
+        connector: None,
     };
     Ok(Nemesis {
         run: Arc::new(run),
@@ -259,7 +264,8 @@ fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemes
 }
 
 /// The topics of the workloads asked for, with how many partitions.
-fn topics(options: &Options) -> Vec<(&'static str, i32)> {
+#[must_use]
+pub fn topics(options: &Options) -> Vec<(&'static str, i32)> {
     let has = |names: &[&str]| names.iter().any(|name| options.workloads.contains(*name));
     let mut topics = Vec::new();
     // A group alone reads what is appended.
@@ -294,7 +300,11 @@ fn configs(topic: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn create_topics(run: &Run, topics: &[(&str, i32)]) -> Result<()> {
+/// Creates topics, as soon as there are brokers who can.
+///
+/// # Errors
+/// When that takes more than a minute.
+pub async fn create_topics(run: &Run, topics: &[(&str, i32)]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     for (topic, partitions) in topics {
         let new = NewTopic {

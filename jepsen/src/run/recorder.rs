@@ -1,9 +1,9 @@
 //! What happened when: the history that is judged, and the times that are drawn.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::history::{Event, History, Kind, Op, ProcessId};
 

@@ -1,20 +1,50 @@
-//! Randomness from the seed, also for code that asks the system for it.
+//! Randomness and time from the seed, also for code that asks the system for them.
 //!
 //! `std`'s hash maps, tokio's `select!` and openraft's timeouts take their randomness from the C
 //! library's `getrandom`. Here is another function of that name, which the linker prefers: on a thread
-//! that was given a seed its bytes follow from the seed, elsewhere they come from the system.
+//! that was given a seed its bytes follow from the seed, elsewhere they come from the system. So it is
+//! with `clock_gettime`, which `std`'s clocks ask.
 
+use rustix::time::{ClockId, Timespec};
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 thread_local! {
     static SEEDED: Cell<Option<u64>> = const { Cell::new(None) };
+    static NOW: Cell<Option<Duration>> = const { Cell::new(None) };
 }
+
+/// When a run begins, in seconds since 1970: in 2027. Clocks that count from a start begin there, too.
+const BEGIN: Duration = Duration::from_secs(1_800_000_000);
 
 /// From now on everything random on this thread follows from `seed`. For a thread that has just begun.
 pub fn seed_thread(seed: u64) {
     SEEDED.set(Some(seed));
+    set_time(Duration::ZERO);
+}
+
+/// So long after the begin it is on this thread.
+pub fn set_time(since_begin: Duration) {
+    NOW.set(Some(BEGIN + since_begin));
+}
+
+/// # Safety
+/// As the C library's: a time may be written at `time`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn clock_gettime(clock: i32, time: *mut Timespec) -> i32 {
+    let now = NOW.get().unwrap_or_else(|| {
+        let clock = ClockId::try_from(clock).unwrap_or(ClockId::Realtime);
+        let now = rustix::time::clock_gettime(clock);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+    });
+    let now = Timespec {
+        tv_sec: now.as_secs() as i64,
+        tv_nsec: now.subsec_nanos().into(),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { time.write(now) };
+    0
 }
 
 /// # Safety

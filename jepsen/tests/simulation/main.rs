@@ -1,35 +1,55 @@
-//! Deterministic simulation: several brokers' replication in one thread, with the network, the disks
-//! and the time in the hands of a seed. docs/jepsen.md says how to run many seeds, and one again.
+//! Deterministic simulation: several brokers in one thread, with the network, the disks and the time in
+//! the hands of a seed. docs/jepsen.md says how to run many seeds, and one again.
 //!
-//! The rooms: `run` is one run from its begin to its checks; `cluster` the brokers and their
-//! partitions, `clients` who writes to them, `faults` what goes wrong when; `history` says what must
-//! not be. `machine` and `network` stand for a broker's machine, `entropy` makes everything random
-//! follow from the seed. `processes` gives each run a process of its own.
+//! The rooms: `replication` is a run of replication alone; `broker` one of whole brokers, with the
+//! clients and the checkers of `tidelog-jepsen`. They share `world`, the hosts of a run; `faults`, what
+//! goes wrong when; `history`, what replicas must not show. `machine` and `network` stand for a
+//! broker's machine, `entropy` makes everything random, and the time, follow from the seed. `processes`
+//! gives each run a process of its own.
 
-mod clients;
-mod cluster;
+mod broker;
 mod entropy;
 mod faults;
 mod history;
 mod machine;
 mod network;
 mod processes;
-mod run;
+mod replication;
+mod world;
 
-use processes::{Ended, Environment, number, run_in_process, run_many};
+use processes::{Ended, Environment, Of, number, run_in_process, run_many};
 
 /// `SIMULATION_SEEDS` many from `SIMULATION_SEED` on.
 #[test]
 fn seeds_hold() {
+    many_hold(Of::Replication, 6);
+}
+
+/// As [`seeds_hold`].
+#[test]
+fn seeds_of_brokers_hold() {
+    many_hold(Of::Brokers, 2);
+}
+
+fn many_hold(of: Of, usually: u64) {
     let first = number("SIMULATION_SEED").unwrap_or(1);
-    let seeds = number("SIMULATION_SEEDS").unwrap_or(6);
-    let failed = run_many(first, seeds);
+    let seeds = number("SIMULATION_SEEDS").unwrap_or(usually);
+    let failed = run_many(of, first, seeds);
     assert!(failed.is_empty(), "failed seeds: {failed:?}");
 }
 
 #[test]
 fn a_seed_replays_exactly() {
-    let run = |seed| match run_in_process(seed, &Environment::default()) {
+    replays_exactly(Of::Replication);
+}
+
+#[test]
+fn a_seed_of_brokers_replays_exactly() {
+    replays_exactly(Of::Brokers);
+}
+
+fn replays_exactly(of: Of) {
+    let run = |seed| match run_in_process(of, seed, &Environment::default()) {
         Ended::Well(report) => report,
         Ended::Badly(output) => panic!("seed {seed}: {output}"),
     };
@@ -44,7 +64,7 @@ fn disks_that_lie_about_their_syncs_are_noticed() {
     let lying = Environment { lying_disks: true };
     // A record that was there, or acknowledged, and is not.
     let told = ["was seen", "was acknowledged at", "Acknowledged"];
-    let noticed = |seed| match run_in_process(seed, &lying) {
+    let noticed = |seed| match run_in_process(Of::Replication, seed, &lying) {
         Ended::Well(_) => false,
         Ended::Badly(output) => told.iter().any(|told| output.contains(told)),
     };

@@ -1,14 +1,15 @@
-//! The network between the brokers: turmoil's connections, which a fault can hold back one way.
+//! The network between the hosts: turmoil's connections, which a fault can hold back one way.
 //!
 //! What is on its way through a cut link comes late, as it does where TCP sends again. New connections
 //! wait for both ways.
 
-use crate::cluster::address;
+use crate::world::{CLIENTS, host_of};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -17,12 +18,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
 /// Which links are cut, as `(from, to)`.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Links(Mutex<State>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     cut: BTreeSet<(usize, usize)>,
+    /// Connections that clients have given up, by whence they came: nothing more arrives over them.
+    reset: BTreeSet<SocketAddr>,
     waiting: Vec<Waker>,
 }
 
@@ -43,6 +46,10 @@ impl Links {
         }
     }
 
+    fn is_reset(&self, from: SocketAddr) -> bool {
+        self.0.lock().reset.contains(&from)
+    }
+
     fn poll_open(&self, from: usize, to: usize, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();
         if state.cut.contains(&(from, to)) {
@@ -54,29 +61,35 @@ impl Links {
 }
 
 /// A connection of `me` with `peer`.
+#[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    /// The address of who made it.
+    from: SocketAddr,
     links: Arc<Links>,
     me: usize,
     peer: usize,
 }
 
 pub async fn connect(links: Arc<Links>, me: usize, address: String) -> io::Result<Connection> {
-    let peer = broker_at(&address)?;
+    let peer = host_at(&address)?;
     poll_fn(|cx| links.poll_open(me, peer, cx)).await;
     poll_fn(|cx| links.poll_open(peer, me, cx)).await;
     let stream = TcpStream::connect(address).await?;
+    let from = stream.local_addr()?;
+    links.0.lock().reset.remove(&from);
     Ok(Connection {
         stream,
+        from,
         links,
         me,
         peer,
     })
 }
 
-fn broker_at(wanted: &str) -> io::Result<usize> {
-    let found = (1..=crate::cluster::BROKERS_MAX).find(|b| address(*b) == wanted);
-    found.ok_or_else(|| io::Error::other(format!("no broker at {wanted}")))
+fn host_at(address: &str) -> io::Result<usize> {
+    let host = address.rsplit_once(':').and_then(|(name, _)| host_of(name));
+    host.ok_or_else(|| io::Error::other(format!("no host at {address}")))
 }
 
 pub struct Listener {
@@ -86,19 +99,19 @@ pub struct Listener {
 }
 
 impl SimulatedListener for Listener {
-    fn accept(&self) -> BoxFuture<'_, io::Result<Box<dyn SimulatedStream>>> {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn SimulatedStream>, SocketAddr)>> {
         Box::pin(async move {
             let (stream, from) = self.listener.accept().await?;
             let name = turmoil::reverse_lookup(from.ip());
-            let peer = (1..=crate::cluster::BROKERS_MAX)
-                .find(|b| name.as_deref() == Some(&*crate::cluster::name(*b)));
+            let peer = name.and_then(|name| host_of(&name));
             let connection: Box<dyn SimulatedStream> = Box::new(Connection {
+                from,
                 stream,
                 links: self.links.clone(),
                 me: self.me,
                 peer: peer.ok_or_else(|| io::Error::other("a stranger"))?,
             });
-            Ok(connection)
+            Ok((connection, from))
         })
     }
 }
@@ -114,6 +127,15 @@ impl SimulatedStream for Connection {
     }
 }
 
+/// A client resets what it gives up, as the real one does.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.me == CLIENTS {
+            self.links.0.lock().reset.insert(self.from);
+        }
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -121,6 +143,9 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.links.poll_open(self.peer, self.me, cx));
+        if self.links.is_reset(self.from) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -2,16 +2,43 @@
 //! broker aborts one run.
 
 use crate::entropy;
-use crate::run::{self, Options, PANICKED, Report};
+use crate::world::{Options, PANICKED, Report};
+use crate::{broker, replication};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run takes a second or two. Tasks that wake each other without end keep simulated time where it is.
-const LIMIT: Duration = Duration::from_secs(180);
+/// A run takes some seconds, more with a debug build. Tasks that wake each other without end keep simulated time where it is.
+const LIMIT: Duration = Duration::from_secs(300);
 const REPORT: &str = "simulation report: ";
+
+/// What is simulated.
+#[derive(Clone, Copy)]
+pub enum Of {
+    Replication,
+    Brokers,
+}
+
+impl Of {
+    const ALL: [Of; 2] = [Of::Replication, Of::Brokers];
+
+    fn name(self) -> &'static str {
+        match self {
+            Of::Replication => "replication",
+            Of::Brokers => "brokers",
+        }
+    }
+
+    /// The test that runs many seeds.
+    fn test(self) -> &'static str {
+        match self {
+            Of::Replication => "seeds_hold",
+            Of::Brokers => "seeds_of_brokers_hold",
+        }
+    }
+}
 
 /// How a run ended.
 pub enum Ended {
@@ -36,7 +63,7 @@ pub fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs seeds at once on all cores; gives those that failed.
-pub fn run_many(first: u64, seeds: u64) -> Vec<u64> {
+pub fn run_many(of: Of, first: u64, seeds: u64) -> Vec<u64> {
     let next = AtomicU64::new(first);
     let failed = Mutex::new(Vec::new());
     let totals = Mutex::new((0, Duration::ZERO));
@@ -47,7 +74,7 @@ pub fn run_many(first: u64, seeds: u64) -> Vec<u64> {
             if seed >= first + seeds {
                 return;
             }
-            match run_in_process(seed, &Environment::default()) {
+            match run_in_process(of, seed, &Environment::default()) {
                 Ended::Well(report) => {
                     let mut totals = totals.lock().expect("no panic");
                     totals.0 += report.acknowledged;
@@ -56,8 +83,8 @@ pub fn run_many(first: u64, seeds: u64) -> Vec<u64> {
                 Ended::Badly(output) => {
                     println!(
                         "seed {seed} failed:\n{output}\nReplay: SIMULATION_SEED={seed} SIMULATION_SEEDS=1 \
-                         SIMULATION_SHOW=1 cargo test -p tidelog-replication --test simulation \
-                         seeds_hold -- --nocapture"
+                         SIMULATION_SHOW=1 cargo test --workspace --test simulation {} -- --exact --nocapture",
+                        of.test()
                     );
                     failed.lock().expect("no panic").push(seed);
                 }
@@ -73,8 +100,9 @@ pub fn run_many(first: u64, seeds: u64) -> Vec<u64> {
     let (acknowledged, simulated) = *totals.lock().expect("no panic");
     let took = began.elapsed();
     println!(
-        "{seeds} runs from seed {first} on: {acknowledged} acknowledged, {:.0} s simulated in {:.1} s, \
+        "{}: {seeds} runs from seed {first} on: {acknowledged} acknowledged, {:.0} s simulated in {:.1} s, \
          {:.0} runs an hour",
+        of.name(),
         simulated.as_secs_f64(),
         took.as_secs_f64(),
         seeds as f64 * 3600.0 / took.as_secs_f64()
@@ -83,10 +111,11 @@ pub fn run_many(first: u64, seeds: u64) -> Vec<u64> {
 }
 
 /// Does one run in a process of its own.
-pub fn run_in_process(seed: u64, environment: &Environment) -> Ended {
+pub fn run_in_process(of: Of, seed: u64, environment: &Environment) -> Ended {
     let program = std::env::current_exe().expect("the path of this program");
     let output = Command::new(program)
         .args(["--exact", "one_run", "--ignored", "--nocapture"])
+        .env("SIMULATION_OF", of.name())
         .env("SIMULATION_SEED", seed.to_string())
         .env(
             "SIMULATION_LYING_DISKS",
@@ -130,6 +159,9 @@ pub fn run_here() {
         show: number("SIMULATION_SHOW").is_some(),
         lying_disks: number("SIMULATION_LYING_DISKS") == Some(1),
     };
+    let wanted = std::env::var("SIMULATION_OF").unwrap_or_default();
+    let of = Of::ALL.into_iter().find(|of| of.name() == wanted);
+    let of = of.expect("SIMULATION_OF is set");
     if let Ok(filter) = std::env::var("SIMULATION_LOG") {
         let filter = tracing_subscriber::EnvFilter::new(filter);
         tracing_subscriber::fmt()
@@ -149,7 +181,10 @@ pub fn run_here() {
     // A new thread has not asked for anything random yet.
     let thread = std::thread::spawn(move || {
         entropy::seed_thread(options.seed);
-        run::run(&options)
+        match of {
+            Of::Replication => replication::run(&options),
+            Of::Brokers => broker::run(&options),
+        }
     });
     match thread.join() {
         Ok(Ok(report)) => println!(

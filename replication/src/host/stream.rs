@@ -1,4 +1,4 @@
-//! One connection between two brokers.
+//! One connection, of a peer or a client.
 
 use super::SimulatedStream;
 use std::io::{self, IoSlice};
@@ -10,17 +10,19 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tonic::transport::server::Connected;
 
 /// A connection, of the system's or of a simulated network.
-pub(crate) enum Stream {
+pub enum Stream {
     Tcp(TcpStream),
     Simulated(Box<dyn SimulatedStream>),
 }
 
-pub(crate) enum ReadHalf {
+/// Of a [`Stream`].
+pub enum ReadHalf {
     Tcp(OwnedReadHalf),
     Simulated(tokio::io::ReadHalf<Box<dyn SimulatedStream>>),
 }
 
-pub(crate) enum WriteHalf {
+/// Of a [`Stream`].
+pub enum WriteHalf {
     Tcp(OwnedWriteHalf),
     Simulated(tokio::io::WriteHalf<Box<dyn SimulatedStream>>),
 }

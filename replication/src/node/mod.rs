@@ -17,6 +17,7 @@ pub(crate) use shared::checkpoint_durably;
 
 use crate::disk_space::DiskSpace;
 use crate::group::{Group, GroupContext};
+use crate::host::Host;
 use crate::ids::BrokerId;
 use crate::partition::Partition;
 use crate::quorum::QuorumTimes;
@@ -46,6 +47,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// What this broker runs on.
+    pub fn host(&self) -> &Host {
+        &self.shared.transport.host
+    }
+
     pub fn broker(&self) -> BrokerId {
         self.config.broker
     }

@@ -89,7 +89,7 @@ async fn accept(
             _ = stop.wait_for(|stopped| *stopped) => return,
         };
         match accepted {
-            Ok(mut stream) => {
+            Ok((mut stream, _)) => {
                 let (service, grpc) = (service.clone(), grpc.clone());
                 tokio::spawn(async move {
                     let first = tokio::time::timeout(FIRST_BYTE_LIMIT, stream.peek()).await;

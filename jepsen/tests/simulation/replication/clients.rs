@@ -1,6 +1,6 @@
 //! Clients: each has a task on every broker, because a client finds the leader, wherever it is.
 
-use crate::cluster::Cluster;
+use super::cluster::Cluster;
 use crate::entropy::Random;
 use crate::history::Outcome;
 use bytes::Bytes;

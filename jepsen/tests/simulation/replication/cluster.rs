@@ -1,41 +1,25 @@
 //! The brokers of one run: on each a node with replicas of a few partitions, and what a broker's
 //! controller does for it: it opens, moves and removes replicas.
 
-use crate::clients;
+use super::clients;
 use crate::entropy::Random;
-use crate::history::{History, Stored};
+use crate::history::History;
 use crate::machine::{Machine, Running};
-use crate::network::Links;
-use crate::run::Options;
+use crate::world::{self, Options, id, peer_address, read};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tidelog_replication::host::Host;
 use tidelog_replication::{
     BrokerId, GroupId, MetadataMachine, Node, NodeConfig, Partition, PartitionSpec, PeerAddress,
     ReplicationError, Wanted,
 };
-use tidelog_storage::batch::{BatchHeader, for_each_record};
 use tidelog_storage::log::LogConfig;
 
-pub const BROKERS_MAX: usize = 5;
 const PARTITIONS: u64 = 3;
 const FIRST_GROUP: u64 = 1000;
-
-pub fn name(broker: usize) -> String {
-    format!("broker-{broker}")
-}
-
-pub fn address(broker: usize) -> String {
-    format!("{}:9094", name(broker))
-}
-
-fn id(broker: usize) -> BrokerId {
-    BrokerId(broker as i32)
-}
 
 /// A partition as the metadata of a real cluster would have it.
 #[derive(Clone)]
@@ -69,7 +53,6 @@ pub struct Cluster {
     pub brokers: usize,
     seed: u64,
     dir: PathBuf,
-    pub links: Arc<Links>,
     pub machines: BTreeMap<usize, Arc<Machine>>,
     pub history: Mutex<History>,
     pub placements: Mutex<Vec<Placement>>,
@@ -86,13 +69,12 @@ pub struct RunningBroker {
 pub type Applied = Arc<Mutex<Vec<u64>>>;
 
 impl Cluster {
-    pub fn new(options: &Options, brokers: usize) -> Arc<Cluster> {
+    pub fn new(
+        options: &Options,
+        brokers: usize,
+        machines: BTreeMap<usize, Arc<Machine>>,
+    ) -> Arc<Cluster> {
         let seed = options.seed;
-        let links = Arc::new(Links::default());
-        let machine = |b| {
-            let random = Random::new(seed, 100 + b as u64);
-            Machine::new(b, links.clone(), random, options.lying_disks)
-        };
         let mut random = Random::new(seed, 3);
         let placements = (0..PARTITIONS).map(|p| {
             let first = random.below(brokers);
@@ -111,8 +93,7 @@ impl Cluster {
             brokers,
             seed,
             dir: options.dir.clone(),
-            machines: (1..=brokers).map(|b| (b, machine(b))).collect(),
-            links,
+            machines,
             history: Mutex::new(History::new(options.show)),
             placements: Mutex::new(placements),
             running: Mutex::default(),
@@ -132,11 +113,11 @@ impl Cluster {
             metadata_version: 1,
             data_dir: self.data_dir(broker),
             peer_listener: "0.0.0.0:9094".to_owned(),
-            peer_address: address(broker),
+            peer_address: peer_address(broker),
             seeds: (1..=self.brokers)
                 .map(|b| PeerAddress {
                     broker: id(b),
-                    address: address(b),
+                    address: peer_address(b),
                 })
                 .collect(),
             // Small, so that files change and are given up within a run.
@@ -315,59 +296,13 @@ async fn see_to(
     Ok(None)
 }
 
-/// Looks at all running brokers: what they show must go together with all that was seen before.
+/// Looks at all running brokers.
 pub fn observe(cluster: &Cluster) {
     let running = cluster.running.lock();
     let mut history = cluster.history.lock();
     for (broker, running) in running.iter() {
-        for partition in running.node.partitions() {
-            let group = partition.spec().group;
-            if let tidelog_replication::Role::Leader { epoch, .. } = partition.role() {
-                history.leads(group, epoch, id(*broker));
-            }
-            let end = partition.log().log_end_offset();
-            if let Some((from, end)) = history.ends(group, id(*broker), end) {
-                for (offset, stored) in read(&partition, from, end) {
-                    history.shows(group, id(*broker), offset, stored);
-                }
-            }
-        }
+        world::observe(&mut history, *broker, &running.node);
     }
-}
-
-/// A replica's batches from `from` to `end`.
-pub fn read(partition: &Partition, from: i64, end: i64) -> Vec<(i64, Stored)> {
-    let mut bytes = Vec::new();
-    let mut next = from;
-    while next < end {
-        let read = partition.log().read(next, end, usize::MAX, true);
-        let read = read.expect("the log can be read");
-        bytes.extend(read.slices.concat());
-        next = read.next_offset;
-    }
-    let mut rest = &bytes[..];
-    let mut batches = Vec::new();
-    while !rest.is_empty() {
-        let header = BatchHeader::parse(rest).expect("a batch");
-        let (batch, after) = rest.split_at(header.size_in_bytes());
-        let mut value = 0;
-        let key = |key: Option<&[u8]>| key.and_then(|k| k.try_into().ok()).map(u64::from_be_bytes);
-        for_each_record(batch, |record| {
-            value = key(record.key).unwrap_or(0);
-            false
-        })
-        .expect("records");
-        let stored = Stored {
-            value,
-            epoch: header.leader_epoch,
-            records: header.record_count,
-            // Offset and epoch lie outside the CRC, and are compared themselves.
-            checksum: header.crc,
-        };
-        batches.push((header.base_offset, stored));
-        rest = after;
-    }
-    batches
 }
 
 struct Metadata(Applied);
@@ -391,6 +326,3 @@ impl MetadataMachine for Metadata {
         Ok(())
     }
 }
-
-/// How long after healing everything must be answered, and then everyone have the same.
-pub const RECOVERY_LIMIT: Duration = Duration::from_secs(30);

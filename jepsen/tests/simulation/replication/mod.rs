@@ -1,44 +1,27 @@
-//! One run: brokers and clients, faults for a while, then peace, in which everything must come to rest
+//! Replication alone: brokers with replicas of a few partitions, and clients that propose to them. One
+//! run: brokers and clients, faults for a while, then peace, in which everything must come to rest
 //! and be found as it was acknowledged.
 
-use crate::cluster::{self, Cluster, RECOVERY_LIMIT, name};
-use crate::entropy::Random;
+mod clients;
+mod cluster;
+
+use crate::entropy::{self, Random};
 use crate::faults::Faults;
+use crate::network::Links;
+use crate::world::{self, Hosts, Options, PANICKED, RECOVERY_LIMIT, Report, TICK, World, name};
+use cluster::Cluster;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidelog_replication::BrokerId;
-use turmoil::Sim;
 
-const TICK: Duration = Duration::from_millis(1);
 const OBSERVE_EVERY: u32 = 5;
 
-/// Set by the panic hook: tokio would catch a task's panic and go on.
-pub static PANICKED: AtomicBool = AtomicBool::new(false);
-
-pub struct Options {
-    pub seed: u64,
-    pub dir: PathBuf,
-    /// Every event is printed.
-    pub show: bool,
-    /// Disks say that they have synced before they have.
-    pub lying_disks: bool,
-}
-
-/// What a run that went well did.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Report {
-    pub fingerprint: u64,
-    pub acknowledged: u64,
-    pub simulated: Duration,
-}
-
 /// A run, step by step.
-pub struct Run<'a> {
-    pub sim: Sim<'a>,
-    pub cluster: Arc<Cluster>,
+struct Run<'a> {
+    hosts: Hosts<'a>,
+    cluster: Arc<Cluster>,
     steps: u32,
 }
 
@@ -49,16 +32,10 @@ pub struct Run<'a> {
 pub fn run(options: &Options) -> Result<Report, Vec<String>> {
     let mut random = Random::new(options.seed, 1);
     let brokers = if random.one_in(3) { 5 } else { 3 };
-    let cluster = Cluster::new(options, brokers);
-    let mut sim = turmoil::Builder::new()
-        .rng_seed(random.next())
-        .tick_duration(TICK)
-        .simulation_duration(Duration::from_secs(3600))
-        .min_message_latency(Duration::ZERO)
-        .max_message_latency(random.millis(1, 4))
-        .tcp_capacity(1 << 14)
-        .enable_random_order()
-        .build();
+    let links = Arc::new(Links::default());
+    let machines = world::machines(options, brokers, &links);
+    let cluster = Cluster::new(options, brokers, machines.clone());
+    let mut sim = world::sim(&mut random);
     for broker in 1..=brokers {
         let cluster = cluster.clone();
         sim.host(name(broker), move || {
@@ -66,7 +43,12 @@ pub fn run(options: &Options) -> Result<Report, Vec<String>> {
         });
     }
     let mut run = Run {
-        sim,
+        hosts: Hosts {
+            sim,
+            brokers,
+            links,
+            machines,
+        },
         cluster,
         steps: 0,
     };
@@ -80,7 +62,7 @@ pub fn run(options: &Options) -> Result<Report, Vec<String>> {
         Ok(Report {
             fingerprint: history.fingerprint(),
             acknowledged: history.acknowledged,
-            simulated: run.sim.elapsed(),
+            simulated: run.hosts.sim.elapsed(),
         })
     } else {
         Err(std::mem::take(&mut history.violations))
@@ -93,7 +75,7 @@ impl Run<'_> {
         let end = begin + random.millis(3_000, 10_000);
         self.go_on(begin)?;
         let mut faults = Faults::new(random);
-        while self.sim.elapsed() < end {
+        while self.hosts.sim.elapsed() < end {
             faults.at(self);
             self.step()?;
         }
@@ -121,30 +103,35 @@ impl Run<'_> {
     }
 
     fn go_on(&mut self, until: Duration) -> Result<(), String> {
-        while self.sim.elapsed() < until {
+        while self.hosts.sim.elapsed() < until {
             self.step()?;
         }
         Ok(())
     }
 
     fn until(&mut self, what: &str, condition: impl Fn(&Cluster) -> bool) -> Result<(), String> {
-        let limit = self.sim.elapsed() + RECOVERY_LIMIT;
+        let limit = self.hosts.sim.elapsed() + RECOVERY_LIMIT;
         while !condition(&self.cluster) {
-            if self.sim.elapsed() > limit {
+            if self.hosts.sim.elapsed() > limit {
                 let state = self.cluster.state();
                 return Err(format!(
                     "{RECOVERY_LIMIT:?} are not enough: {what}\n{state}"
                 ));
             }
-            self.go_on(self.sim.elapsed() + TICK * 50)?;
+            self.go_on(self.hosts.sim.elapsed() + TICK * 50)?;
         }
         self.note(what);
         Ok(())
     }
 
     fn step(&mut self) -> Result<(), String> {
-        self.cluster.history.lock().set_now(self.sim.elapsed());
-        self.sim
+        entropy::set_time(self.hosts.sim.elapsed());
+        self.cluster
+            .history
+            .lock()
+            .set_now(self.hosts.sim.elapsed());
+        self.hosts
+            .sim
             .step()
             .map_err(|e| format!("a broker stopped: {e}"))?;
         self.steps += 1;
@@ -164,10 +151,6 @@ impl Run<'_> {
         }
     }
 
-    pub fn note(&self, event: &str) {
-        self.cluster.history.lock().note(event);
-    }
-
     /// Notes what every broker has sent and written: two runs that differ anywhere differ here soon.
     fn count_traffic(&self) {
         let running = self.cluster.running.lock();
@@ -185,19 +168,49 @@ impl Run<'_> {
         drop(running);
         self.note(&format!("bytes sent, received, syncs: {counts:?}"));
     }
+}
 
-    /// Stops a broker where it is.
-    pub fn crash(&mut self, broker: usize) {
+impl<'a> World<'a> for Run<'a> {
+    fn hosts(&mut self) -> &mut Hosts<'a> {
+        &mut self.hosts
+    }
+
+    fn has_clients(&self) -> bool {
+        false
+    }
+
+    fn note(&self, event: &str) {
+        self.cluster.history.lock().note(event);
+    }
+
+    fn crash(&mut self, broker: usize) {
         self.note(&format!("{broker} crashes"));
         let id = BrokerId(broker as i32);
         self.cluster.running.lock().remove(&broker);
-        self.sim.crash(name(broker));
+        self.hosts.sim.crash(name(broker));
         self.cluster.clients.broker_gone(broker);
         self.cluster.history.lock().gone(id);
     }
 
-    pub fn start(&mut self, broker: usize) {
+    fn start(&mut self, broker: usize) {
         self.note(&format!("{broker} starts"));
-        self.sim.bounce(name(broker));
+        self.hosts.sim.bounce(name(broker));
+    }
+
+    fn begin_move(&mut self, random: &mut Random) {
+        let mut brokers: Vec<BrokerId> = (1..=self.cluster.brokers as i32).map(BrokerId).collect();
+        while brokers.len() > 3 {
+            brokers.remove(random.below(brokers.len()));
+        }
+        let first = random.below(3);
+        brokers.rotate_left(first);
+        let mut placements = self.cluster.placements.lock();
+        let at = random.below(placements.len());
+        let placement = &mut placements[at];
+        if placement.target.is_none() && placement.replicas != brokers {
+            let event = format!("{}: moves to {brokers:?}", placement.group.0);
+            self.cluster.history.lock().note(&event);
+            placement.target = Some(brokers);
+        }
     }
 }
