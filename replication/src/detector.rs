@@ -116,7 +116,8 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     let mut still = HashMap::new();
     for group in shared.groups() {
         // Of thousands of groups at rest nothing else is asked.
-        if !group.may_stand() || leader_lives(shared, &group) {
+        let waits = group.guard.keeps_promise();
+        if !waits && !group.may_stand() || leader_lives(shared, &group) {
             continue;
         }
         let unformed = group.is_unformed();
@@ -130,6 +131,10 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
             since: now,
             tried: None,
         });
+        if waits {
+            still.insert(group.id, state);
+            continue;
+        }
         let mut rank = rank(shared, &group);
         if group
             .leader()

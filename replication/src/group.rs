@@ -25,6 +25,9 @@ use tidelog_storage::ids::GroupId;
 
 /// Follower lease and leader lease. Elections before it has run out are refused.
 pub const LEASE: Duration = Duration::from_millis(500);
+/// How long a leader counts on a follower's answer.
+pub const COUNTED_ON: Duration = Duration::from_millis(250);
+const _: () = assert!(COUNTED_ON.as_millis() < LEASE.as_millis());
 /// How long a write waits for an idle group to prove that it still has a majority.
 const WAKE_LIMIT: Duration = Duration::from_millis(400);
 
@@ -289,13 +292,13 @@ impl Group {
         }
     }
 
-    /// Whether a majority has followed this leader within half its lease. Followers grant no vote
-    /// while theirs runs, so there is no other leader yet.
+    /// Whether a majority has followed this leader a moment ago. Followers grant no vote
+    /// while their lease runs, also after a start ([`Guard::promised_until`]), so there is no other leader yet.
     fn lease_is_fresh(&self) -> bool {
         self.raft.as_leader().is_ok_and(|leader| {
             leader
                 .last_quorum_acked()
-                .is_some_and(|acked| acked.elapsed() < LEASE / 2)
+                .is_some_and(|acked| acked.elapsed() < COUNTED_ON)
         })
     }
 

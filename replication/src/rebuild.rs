@@ -49,6 +49,9 @@ pub struct Guard {
     phase: Mutex<Phase>,
     /// Its broker is about to remove it.
     leaving: AtomicBool,
+    /// Until then no vote: an earlier process of this broker may have answered a leader, who counts on
+    /// there being no other one so long.
+    promised_until: Option<Instant>,
 }
 
 enum Phase {
@@ -116,7 +119,22 @@ impl Guard {
         Guard {
             phase: Mutex::new(phase),
             leaving: AtomicBool::new(false),
+            promised_until: None,
         }
+    }
+
+    /// Of a replica that may have followed a leader before this process began.
+    pub fn promised_until(self, until: Instant) -> Guard {
+        Guard {
+            promised_until: Some(until),
+            ..self
+        }
+    }
+
+    /// Whether a leader may still count on an answer of an earlier process.
+    pub fn keeps_promise(&self) -> bool {
+        self.promised_until
+            .is_some_and(|until| Instant::now() < until)
     }
 
     /// Of a replica that was added to its group.
@@ -130,13 +148,15 @@ impl Guard {
     }
 
     pub fn may_vote(&self) -> bool {
-        matches!(*self.phase.lock(), Phase::Whole) && !self.is_leaving()
+        matches!(*self.phase.lock(), Phase::Whole) && !self.is_leaving() && !self.keeps_promise()
     }
 
     /// Whether a replica that has lost its past may stand for election, with this term and this log.
     pub fn may_stand_again(&self, term: u64, last: Option<LogId>) -> bool {
         match &*self.phase.lock() {
-            Phase::CatchingUp(others) => others.let_stand(term, last) && !self.is_leaving(),
+            Phase::CatchingUp(others) => {
+                others.let_stand(term, last) && !self.is_leaving() && !self.keeps_promise()
+            }
             Phase::Joining | Phase::Lost | Phase::Whole => false,
         }
     }
@@ -174,6 +194,11 @@ impl Guard {
     /// Whether a Raft request may reach the group.
     pub fn admits(&self, request: &Body) -> bool {
         if self.is_leaving() {
+            return false;
+        }
+        // A leader that hands over counts on nothing any more.
+        if matches!(request, Body::Vote(vote) if !vote.leadership_transfer) && self.keeps_promise()
+        {
             return false;
         }
         let phase = self.phase.lock();
@@ -456,6 +481,24 @@ mod tests {
             }),
             ..Default::default()
         })
+    }
+
+    #[test]
+    fn a_replica_keeps_what_an_earlier_process_promised() {
+        let until = Instant::now() + Duration::from_millis(50);
+        let guard = Guard::whole().promised_until(until);
+        let vote = |leadership_transfer| {
+            Body::Vote(wire::VoteRequest {
+                leadership_transfer,
+                ..Default::default()
+            })
+        };
+        assert!(!guard.admits(&vote(false)) && !guard.may_vote());
+        assert!(guard.admits(&vote(true)) && guard.admits(&append(1)));
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(guard.admits(&vote(false)) && guard.may_vote());
     }
 
     #[test]

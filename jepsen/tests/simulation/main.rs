@@ -71,6 +71,18 @@ fn disks_that_lie_about_their_syncs_are_noticed() {
     assert!((1..=20).any(noticed), "20 seeds are not enough");
 }
 
+/// Nor those who read what they were told is written.
+#[test]
+fn clients_notice_disks_that_lie_about_their_syncs() {
+    let lying = Environment { lying_disks: true };
+    let told = ["was seen", "LostWrite", "Unseen", "InconsistentOffsets"];
+    let noticed = |seed| match run_in_process(Of::Brokers, seed, &lying) {
+        Ended::Well(_) => false,
+        Ended::Badly(output) => told.iter().any(|told| output.contains(told)),
+    };
+    assert!((1..=20).any(noticed), "20 seeds are not enough");
+}
+
 /// The process of one run; [`processes`] starts it.
 #[test]
 #[ignore = "started by the others, for one seed"]

@@ -3,7 +3,7 @@
 use super::Node;
 use super::shared::NodeShared;
 use crate::error::ReplicationError;
-use crate::group::{Group, GroupContext, GroupReplicas};
+use crate::group::{COUNTED_ON, Group, GroupContext, GroupReplicas};
 use crate::log_store::GroupLog;
 use crate::partition::{Partition, PartitionSpec};
 use crate::rebuild;
@@ -208,7 +208,11 @@ pub(crate) async fn start_group(
             .write()
             .insert(id, (log.clone(), machine.clone()));
     }
-    let guard = shared.rebuild.guard(&members);
+    let mut guard = shared.rebuild.guard(&members);
+    let has_past = journaled.is_some() || guard.is_lost();
+    if has_past && members.replicas.len() > 1 {
+        guard = guard.promised_until(shared.transport.started() + COUNTED_ON);
+    }
     if !guard.is_lost() {
         log.begin_if_voted(&members.founders);
     }

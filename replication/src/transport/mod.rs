@@ -291,6 +291,11 @@ impl Transport {
         self.elsewhere.load(Ordering::Acquire)
     }
 
+    /// When this transport was made, as the first of what a broker starts.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Milliseconds since this transport was made.
     pub(crate) fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64

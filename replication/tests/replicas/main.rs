@@ -5,4 +5,5 @@ mod crash;
 mod ended;
 mod fencing;
 mod forming;
+mod lease;
 mod room;

@@ -1,6 +1,6 @@
 //! Producing and consuming without a group.
 
-use super::ground::{client, topic, write};
+use super::ground::{client, create, topic, write};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -236,6 +236,51 @@ pub async fn topics_are_administered(bootstrap: &str) -> Result<()> {
     let deleted = admin.delete_topics(std::slice::from_ref(&name)).await?;
     ensure!(deleted.len() == 1 && deleted[0].1.is_ok(), "{deleted:?}");
     Ok(())
+}
+
+/// A topic that gets a deleted one's name is another one: records say which they are of, and a second deletion
+/// by the first one's id does nothing to it.
+pub async fn a_topic_is_told_from_an_earlier_one_of_its_name(bootstrap: &str) -> Result<()> {
+    let name = topic(bootstrap, "again", 1).await?;
+    let admin = Admin::new(client(bootstrap)).await?;
+    let first = admin.describe_topic(&name).await?.id;
+    ensure!(write_one(bootstrap, &name, "first").await? == first);
+    admin.delete_topic_by_id(first).await?;
+    let began = std::time::Instant::now();
+    // A broker of Kafka may still remember the one that is deleted.
+    while let Err(error) = create(bootstrap, &name, 1).await {
+        ensure!(began.elapsed() < Duration::from_secs(15), "{error:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let second = loop {
+        match admin.describe_topic(&name).await {
+            Ok(topic) if topic.id != first => break topic.id,
+            other => ensure!(began.elapsed() < Duration::from_secs(15), "{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let again = admin.delete_topic_by_id(first).await;
+    ensure!(
+        matches!(again, Err(Error::UnknownTopic { .. })),
+        "{again:?}"
+    );
+    ensure!(write_one(bootstrap, &name, "second").await? == second);
+    let mut consumer = reader(bootstrap, ConsumerConfig::default()).await?;
+    consumer
+        .assign([(name.as_str(), 0, StartPosition::Earliest)])
+        .await?;
+    let fetched = consumer.next().await?;
+    ensure!(fetched.topic_id == second, "{:?}", fetched.topic_id);
+    ensure!(fetched.records[0].value.as_deref() == Some(b"second".as_slice()));
+    Ok(())
+}
+
+/// The id of the topic that it was written to.
+async fn write_one(bootstrap: &str, topic: &str, text: &'static str) -> Result<[u8; 16]> {
+    let producer = Producer::new(client(bootstrap), ProducerConfig::default()).await?;
+    let at = producer.send(Record::new(topic, text)).await?.await?;
+    producer.close().await?;
+    Ok(at.topic_id)
 }
 
 /// Deleting records moves the beginning; producers and replicas are told.

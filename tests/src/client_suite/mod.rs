@@ -70,6 +70,7 @@ checks! {
         acks_and_errors_are_told,
         an_offset_out_of_range_is_reset_or_told,
         topics_are_administered,
+        a_topic_is_told_from_an_earlier_one_of_its_name,
         records_are_deleted_and_replicas_shown,
         lag_and_positions_follow_what_is_handed_out,
     }
