@@ -59,11 +59,9 @@ pub async fn run(cluster: Arc<Cluster>, links: Arc<Links>) -> turmoil::Result {
     failures.extend(members.settle(&run).await.err().map(|e| format!("{e:#}")));
     failures.extend(clients.end().await);
     failures.extend(ending::read_topics(&cluster.options, &run, &recorder).await);
-    let mut history = cluster.history.lock();
     for failure in failures {
-        history.fail(failure);
+        cluster.history.lock().fail(failure);
     }
-    drop(history);
     cluster.set_phase(Phase::Ended);
     std::future::pending().await
 }

@@ -35,6 +35,9 @@ pub struct Cluster {
     state: Mutex<State>,
 }
 
+/// The replicas of a partition, those that are open.
+type Replicas = BTreeMap<BrokerId, Option<Arc<Partition>>>;
+
 struct State {
     phase: Phase,
     /// What clients are told; once there are clients.
@@ -227,7 +230,7 @@ impl Cluster {
     }
 
     /// The replicas of every partition, as the brokers that should have them say.
-    fn replicas(&self) -> BTreeMap<GroupId, (String, BTreeMap<BrokerId, Option<Arc<Partition>>>)> {
+    fn replicas(&self) -> BTreeMap<GroupId, (String, Replicas)> {
         let running = self.running.lock();
         let newest = running.values().map(|b| b.metadata.load_full());
         let Some(image) = newest.max_by_key(|image| image.applied_index) else {
