@@ -64,6 +64,8 @@ impl Bank {
 struct View {
     by_partition: BTreeMap<i32, Balances>,
     ended: BTreeSet<i32>,
+    /// Read to the end, and no transaction is open there.
+    settled: BTreeSet<i32>,
 }
 
 impl View {
@@ -83,6 +85,9 @@ impl View {
         }
         if fetched.at_end() {
             self.ended.insert(fetched.partition);
+        }
+        if fetched.next_offset >= fetched.high_watermark {
+            self.settled.insert(fetched.partition);
         }
         Ok(fetched.at_end())
     }
@@ -153,12 +158,13 @@ pub async fn follow(client: Client) -> Result<()> {
     Ok(())
 }
 
-/// The accounts as they are at the end of the run.
+/// The accounts as they are at the end of the run, when all transactions have ended: one that a writer gave up is
+/// aborted by its timeout.
 ///
 /// # Errors
 /// When they cannot be read within a minute.
 pub async fn last_snapshot(client: &Client) -> Result<()> {
-    let balances = read_until(client, |view, partition| view.ended.contains(&partition)).await?;
+    let balances = read_until(client, |view, partition| view.settled.contains(&partition)).await?;
     client.event(
         Kind::Ok,
         Op::Snapshot {

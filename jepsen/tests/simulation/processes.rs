@@ -4,7 +4,7 @@
 use crate::entropy;
 use crate::world::{Options, PANICKED, Report};
 use crate::{broker, replication};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,9 +153,11 @@ pub fn run_here() {
         false => tempfile::tempdir(),
     };
     let dir = dir.expect("a folder");
+    let kept = std::env::var_os("SIMULATION_DIR").map(PathBuf::from);
     let options = Options {
         seed: number("SIMULATION_SEED").expect("SIMULATION_SEED is set"),
-        dir: dir.path().to_owned(),
+        dir: kept.clone().unwrap_or_else(|| dir.path().to_owned()),
+        keeps_history: kept.is_some(),
         show: number("SIMULATION_SHOW").is_some(),
         lying_disks: number("SIMULATION_LYING_DISKS") == Some(1),
     };

@@ -51,6 +51,8 @@ pub fn id(broker: usize) -> BrokerId {
 pub struct Options {
     pub seed: u64,
     pub dir: PathBuf,
+    /// What clients were told is written to the folder, too.
+    pub keeps_history: bool,
     /// Every event is printed.
     pub show: bool,
     /// Disks say that they have synced before they have.

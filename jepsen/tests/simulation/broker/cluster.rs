@@ -27,6 +27,7 @@ pub struct Cluster {
     pub brokers: usize,
     pub options: jepsen::Options,
     dir: PathBuf,
+    keeps_history: bool,
     machines: BTreeMap<usize, Arc<Machine>>,
     pub history: Mutex<History>,
     running: Mutex<BTreeMap<usize, Arc<Broker>>>,
@@ -78,6 +79,7 @@ impl Cluster {
             brokers,
             options: options_of_clients,
             dir: options.dir.clone(),
+            keeps_history: options.keeps_history,
             machines,
             history: Mutex::new(History::new(options.show)),
             running: Mutex::default(),
@@ -289,7 +291,12 @@ impl Cluster {
     pub fn check(&self) {
         let mut found = Vec::new();
         if let Some(recorder) = &self.state.lock().recorder {
-            let report = check::all(&recorder.observed().history);
+            let observed = recorder.observed();
+            if self.keeps_history {
+                let lines = observed.history.to_json_lines();
+                std::fs::write(self.dir.join("history.jsonl"), lines).expect("written");
+            }
+            let report = check::all(&observed.history);
             found.extend(report.anomalies.iter().map(|a| format!("{a:?}")));
             if !report.is_valid() && report.anomalies.is_empty() {
                 found.push("nothing was acknowledged, or nothing read".to_owned());
