@@ -2,7 +2,7 @@
 //! the hands of a seed. docs/jepsen.md says how to run many seeds, and one again.
 //!
 //! The rooms: `replication` is a run of replication alone; `broker` one of whole brokers, with the
-//! clients and the checkers of `tidelog-jepsen`. They share `world`, the hosts of a run; `faults`, what
+//! clients and the checkers of `tidelog-jepsen`. They share `run`, a run's steps; `world`, its hosts; `faults`, what
 //! goes wrong when; `history`, what replicas must not show. `machine` and `network` stand for a
 //! broker's machine, `entropy` makes everything random, and the time, follow from the seed. `processes`
 //! gives each run a process of its own.
@@ -15,6 +15,7 @@ mod machine;
 mod network;
 mod processes;
 mod replication;
+mod run;
 mod world;
 
 use processes::{Ended, Environment, Of, number, run_in_process, run_many};

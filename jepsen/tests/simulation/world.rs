@@ -1,5 +1,5 @@
-//! What the simulations have in common: the hosts' names, what a run is told and what it reports, and
-//! what faults may do to it.
+//! What the simulations have in common: the hosts and their names, what a run is told and what it reports,
+//! and how replicas are looked at.
 
 use crate::entropy::Random;
 use crate::history::{History, Stored};
@@ -75,20 +75,7 @@ pub struct Hosts<'a> {
     pub machines: BTreeMap<usize, Arc<Machine>>,
 }
 
-/// A run, as those who disturb it see it.
-pub trait World<'a> {
-    fn hosts(&mut self) -> &mut Hosts<'a>;
-    /// Whether clients are on a host of their own.
-    fn has_clients(&self) -> bool;
-    fn note(&self, event: &str);
-    /// Stops a broker where it is.
-    fn crash(&mut self, broker: usize);
-    fn start(&mut self, broker: usize);
-    /// Sends some replicas elsewhere.
-    fn begin_move(&mut self, random: &mut Random);
-}
-
-/// A simulation of so many brokers.
+/// A simulation without hosts.
 pub fn sim<'a>(random: &mut Random) -> Sim<'a> {
     turmoil::Builder::new()
         .rng_seed(random.next())

@@ -4,6 +4,7 @@ use super::clients::Phase;
 use crate::entropy::Random;
 use crate::history::History;
 use crate::machine::{Machine, Running};
+use crate::run;
 use crate::world::{self, Options, id, name, peer_address, read};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use tidelog_jepsen::run::peer::Peer;
 use tidelog_jepsen::run::recorder::Recorder;
 use tidelog_jepsen::{Kind, run as jepsen};
 use tidelog_replication::host::Host;
-use tidelog_replication::{BrokerId, GroupId, Partition};
+use tidelog_replication::{BrokerId, GroupId, Node, Partition};
 
 /// Of each topic but those that come and go.
 const PARTITIONS: i32 = 2;
@@ -39,6 +40,17 @@ pub struct Cluster {
 /// The replicas of a partition, those that are open.
 type Replicas = BTreeMap<BrokerId, Option<Arc<Partition>>>;
 
+/// What the clients of a run do.
+pub fn workloads(random: &mut Random) -> BTreeSet<String> {
+    let mut workloads = BTreeSet::from(["append".to_owned()]);
+    for workload in ["txn", "group", "transfers", "churn"] {
+        if random.one_in(2) {
+            workloads.insert(workload.to_owned());
+        }
+    }
+    workloads
+}
+
 struct State {
     phase: Phase,
     /// What clients are told; once there are clients.
@@ -54,14 +66,8 @@ impl Cluster {
         options: &Options,
         brokers: usize,
         machines: BTreeMap<usize, Arc<Machine>>,
-        random: &mut Random,
+        workloads: BTreeSet<String>,
     ) -> Arc<Cluster> {
-        let mut workloads = BTreeSet::from(["append".to_owned()]);
-        for workload in ["txn", "group", "transfers", "churn"] {
-            if random.one_in(2) {
-                workloads.insert(workload.to_owned());
-            }
-        }
         let options_of_clients = jepsen::Options {
             seed: options.seed,
             duration: Duration::ZERO,
@@ -176,59 +182,8 @@ impl Cluster {
         partitions.len() == PARTITIONS as usize
     }
 
-    pub fn ask_for_moves(&self, seed: u64) {
-        self.state.lock().moves.push(seed);
-    }
-
     pub fn moves(&self) -> Vec<u64> {
         std::mem::take(&mut self.state.lock().moves)
-    }
-
-    pub fn gone(&self, broker: usize) {
-        self.running.lock().remove(&broker);
-        self.shown.lock().remove(&broker);
-    }
-
-    /// Looks at all running brokers.
-    pub fn observe(&self) {
-        let mut history = self.history.lock();
-        for (broker, running) in self.running.lock().iter() {
-            let there: BTreeSet<_> = running
-                .node
-                .partitions()
-                .iter()
-                .map(|p| p.spec().group)
-                .collect();
-            let mut shown = self.shown.lock();
-            let before = shown.insert(*broker, there.clone()).unwrap_or_default();
-            for group in before.difference(&there) {
-                history.removed(*group, id(*broker));
-            }
-            world::observe(&mut history, *broker, &running.node);
-        }
-    }
-
-    /// What each broker has sent, received and synced.
-    pub fn traffic(&self) -> BTreeMap<usize, [u64; 3]> {
-        let running = self.running.lock();
-        let counts = running.iter().map(|(broker, running)| {
-            let metrics = running.node.metrics();
-            let syncs = metrics.journal.syncs;
-            (
-                *broker,
-                [metrics.peer_bytes_out, metrics.peer_bytes_in, syncs],
-            )
-        });
-        counts.collect()
-    }
-
-    /// Values that clients were told are written.
-    pub fn acknowledged(&self) -> u64 {
-        let state = self.state.lock();
-        let Some(recorder) = &state.recorder else {
-            return 0;
-        };
-        check::all(&recorder.observed().history).acknowledged_count as u64
     }
 
     /// The replicas of every partition, as the brokers that should have them say.
@@ -266,27 +221,6 @@ impl Cluster {
             })
     }
 
-    /// Where every replica stands, for people.
-    pub fn state(&self) -> String {
-        let mut lines = vec![format!("{:?}", self.options.workloads)];
-        for (group, (name, replicas)) in self.replicas() {
-            let stand = |replica: &Arc<Partition>| {
-                let log = replica.log();
-                format!("{:?}, ends at {}", replica.role(), log.log_end_offset())
-            };
-            let each = replicas
-                .iter()
-                .map(|(b, r)| format!("{b}: {}", r.as_ref().map_or("-".to_owned(), stand)));
-            let each: Vec<_> = each.collect();
-            lines.push(format!("{name} ({}): {}", group.0, each.join("; ")));
-        }
-        let state = self.state.lock();
-        if let Some(recorder) = &state.recorder {
-            lines.push(format!("told: {:?}", recorder.observed().errors));
-        }
-        lines.join("\n")
-    }
-
     /// Checks what clients were told, and the whole logs of all replicas.
     pub fn check(&self) {
         let mut found = Vec::new();
@@ -320,6 +254,70 @@ impl Cluster {
         let mut history = self.history.lock();
         for what in found {
             history.fail(what);
+        }
+    }
+}
+
+impl run::Cluster for Cluster {
+    const HAS_CLIENTS: bool = true;
+
+    fn history(&self) -> &Mutex<History> {
+        &self.history
+    }
+
+    fn nodes(&self) -> BTreeMap<usize, Arc<Node>> {
+        let running = self.running.lock();
+        running.iter().map(|(b, r)| (*b, r.node.clone())).collect()
+    }
+
+    fn state(&self) -> String {
+        let mut lines = vec![format!("{:?}", self.options.workloads)];
+        for (group, (name, replicas)) in self.replicas() {
+            let stand = |replica: &Arc<Partition>| {
+                let log = replica.log();
+                format!("{:?}, ends at {}", replica.role(), log.log_end_offset())
+            };
+            let each = replicas
+                .iter()
+                .map(|(b, r)| format!("{b}: {}", r.as_ref().map_or("-".to_owned(), stand)));
+            let each: Vec<_> = each.collect();
+            lines.push(format!("{name} ({}): {}", group.0, each.join("; ")));
+        }
+        let state = self.state.lock();
+        if let Some(recorder) = &state.recorder {
+            lines.push(format!("told: {:?}", recorder.observed().errors));
+        }
+        lines.join("\n")
+    }
+
+    fn acknowledged(&self) -> u64 {
+        let state = self.state.lock();
+        let Some(recorder) = &state.recorder else {
+            return 0;
+        };
+        check::all(&recorder.observed().history).acknowledged_count as u64
+    }
+
+    fn gone(&self, broker: usize) {
+        self.running.lock().remove(&broker);
+        self.shown.lock().remove(&broker);
+    }
+
+    fn begin_move(&self, random: &mut Random) {
+        self.history.lock().note("replicas are to move");
+        self.state.lock().moves.push(random.next());
+    }
+
+    fn observe(&self) {
+        let mut history = self.history.lock();
+        for (broker, node) in self.nodes() {
+            let there: BTreeSet<_> = node.partitions().iter().map(|p| p.spec().group).collect();
+            let mut shown = self.shown.lock();
+            let before = shown.insert(broker, there.clone()).unwrap_or_default();
+            for group in before.difference(&there) {
+                history.removed(*group, id(broker));
+            }
+            world::observe(&mut history, broker, &node);
         }
     }
 }

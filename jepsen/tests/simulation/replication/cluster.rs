@@ -5,7 +5,8 @@ use super::clients;
 use crate::entropy::Random;
 use crate::history::History;
 use crate::machine::{Machine, Running};
-use crate::world::{self, Options, id, peer_address, read};
+use crate::run;
+use crate::world::{Options, id, peer_address, read};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -185,7 +186,7 @@ impl Cluster {
     }
 
     /// Where every replica stands, for people.
-    pub fn state(&self) -> String {
+    fn stands(&self) -> String {
         let mut lines = Vec::new();
         for placement in self.placements.lock().iter() {
             let (group, target) = (placement.group, &placement.target);
@@ -296,12 +297,46 @@ async fn see_to(
     Ok(None)
 }
 
-/// Looks at all running brokers.
-pub fn observe(cluster: &Cluster) {
-    let running = cluster.running.lock();
-    let mut history = cluster.history.lock();
-    for (broker, running) in running.iter() {
-        world::observe(&mut history, *broker, &running.node);
+impl run::Cluster for Cluster {
+    const HAS_CLIENTS: bool = false;
+
+    fn history(&self) -> &Mutex<History> {
+        &self.history
+    }
+
+    fn nodes(&self) -> BTreeMap<usize, Arc<Node>> {
+        let running = self.running.lock();
+        running.iter().map(|(b, r)| (*b, r.node.clone())).collect()
+    }
+
+    fn state(&self) -> String {
+        self.stands()
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.history.lock().acknowledged
+    }
+
+    fn gone(&self, broker: usize) {
+        self.running.lock().remove(&broker);
+        self.clients.broker_gone(broker);
+    }
+
+    fn begin_move(&self, random: &mut Random) {
+        let mut brokers: Vec<BrokerId> = (1..=self.brokers).map(id).collect();
+        while brokers.len() > 3 {
+            brokers.remove(random.below(brokers.len()));
+        }
+        let first = random.below(3);
+        brokers.rotate_left(first);
+        let mut placements = self.placements.lock();
+        let at = random.below(placements.len());
+        let placement = &mut placements[at];
+        if placement.target.is_none() && placement.replicas != brokers {
+            let event = format!("{}: moves to {brokers:?}", placement.group.0);
+            self.history.lock().note(&event);
+            placement.target = Some(brokers);
+        }
     }
 }
 
