@@ -7,6 +7,7 @@
 use crate::group::Group;
 use crate::ids::BrokerId;
 use crate::node::{METADATA_GROUP, NodeShared};
+use crate::rebuild;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ const ELECT_AGAIN: Duration = Duration::from_millis(120);
 /// A group that its preferred leader has not formed by then, being dead, is formed by the next
 /// living replica; much later, if that one lives.
 const FORM_AFTER: Duration = Duration::from_secs(1);
+/// A replica that came later and hears of no leader for so long asks the others whether its vote is needed.
+const ASK_OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// Elections started in one look.
 const ELECTIONS_MAX: usize = 200;
 const BALANCE_INTERVAL: Duration = Duration::from_millis(1000);
@@ -82,6 +85,12 @@ struct Leaderless {
     tried: Option<Instant>,
 }
 
+impl Leaderless {
+    fn since(since: Instant) -> Leaderless {
+        Leaderless { since, tried: None }
+    }
+}
+
 /// Starts elections in groups whose leader is dead or unknown, until `stop`.
 pub async fn elections(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
     let mut leaderless: HashMap<GroupId, Leaderless> = HashMap::new();
@@ -117,7 +126,18 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     for group in shared.groups() {
         // Of thousands of groups at rest nothing else is asked.
         let waits = group.guard.keeps_promise();
-        if !waits && !group.may_stand() || leader_lives(shared, &group) {
+        let may_stand = waits || group.may_stand();
+        let may_be_needed = !may_stand && group.guard.should_ask();
+        if !may_stand && !may_be_needed || leader_lives(shared, &group) {
+            continue;
+        }
+        if may_be_needed {
+            let state = leaderless.get(&group.id).copied();
+            let state = state.unwrap_or_else(|| Leaderless::since(now));
+            still.insert(group.id, state);
+            if now.duration_since(state.since) >= ASK_OTHERS_AFTER {
+                tokio::spawn(rebuild::ask_for_vote(shared.clone(), group));
+            }
             continue;
         }
         let unformed = group.is_unformed();
@@ -127,10 +147,8 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
         if unformed && group.id == METADATA_GROUP {
             continue;
         }
-        let mut state = leaderless.get(&group.id).copied().unwrap_or(Leaderless {
-            since: now,
-            tried: None,
-        });
+        let state = leaderless.get(&group.id).copied();
+        let mut state = state.unwrap_or_else(|| Leaderless::since(now));
         if waits {
             still.insert(group.id, state);
             continue;
@@ -175,7 +193,8 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     *leaderless = still;
 }
 
-fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
+/// Whether the leader this replica knows of is there and leads.
+pub fn leader_lives(shared: &NodeShared, group: &Group) -> bool {
     let (leader, epoch) = group.leader();
     leader.is_some_and(|leader| {
         leader == shared.transport.identity.broker

@@ -61,20 +61,45 @@ pub struct Wanted {
     pub learners: BTreeSet<BrokerId>,
 }
 
-/// Decides, on the leader `me`. `is_ready` says of a broker whether it is alive and has caught up.
+/// What can be counted on a replica for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Its broker is not there, or about to stop.
+    Away,
+    /// It lacks what the newest membership is in: it does not know whether it is a voter, and votes for nobody if it
+    /// was none before.
+    Uninformed,
+    Informed,
+    CaughtUp,
+}
+
+/// Decides, on the leader `me`.
+///
+/// What the next voters cannot decide without somebody who is away would stop the partition, and so could the death of
+/// another voter where one does not know yet that it is one.
 pub fn next_step(
     wanted: &Wanted,
     members: &Members,
     me: BrokerId,
-    is_ready: impl Fn(BrokerId) -> bool,
+    standing: impl Fn(BrokerId) -> Standing,
 ) -> Step {
+    let is_ready = |broker: BrokerId| standing(broker) == Standing::CaughtUp;
+    let change_voters = |next: BTreeSet<BrokerId>| {
+        let uninformed = next.iter().any(|b| standing(*b) == Standing::Uninformed);
+        let away = next.iter().filter(|b| standing(**b) == Standing::Away);
+        if uninformed || away.count() * 2 >= next.len() {
+            Step::Wait
+        } else {
+            Step::ChangeVoters(next)
+        }
+    };
     let [voters] = &members.configs[..] else {
         // The second half of a change that a leader began, whichever it was.
         let Some(newer) = members.configs.last() else {
             return Step::Wait;
         };
         if newer.contains(&me) {
-            return Step::ChangeVoters(newer.clone());
+            return change_voters(newer.clone());
         }
         // The leader may have died between the halves, and one that goes have been elected.
         let heir = newer.iter().copied().find(|b| is_ready(*b));
@@ -98,11 +123,11 @@ pub fn next_step(
         if voters.contains(&me) {
             next.insert(me);
         }
-        return Step::ChangeVoters(next);
+        return change_voters(next);
     }
     if target != *voters {
         if target.contains(&me) {
-            return Step::ChangeVoters(target);
+            return change_voters(target);
         }
         let heir = wanted.voters.iter().copied().find(|b| is_ready(*b));
         return heir.map_or(Step::Wait, Step::HandOver);
@@ -141,11 +166,24 @@ impl Group {
         }
     }
 
+    /// The index of the newest membership in this replica's log.
+    fn named_in(&self) -> Option<u64> {
+        let metrics = self.raft.server_metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        membership.log_id().as_ref().map(|id| id.index)
+    }
+
     /// Whether this replica counts in elections and majorities, as far as its log tells.
     pub fn is_voter(&self, broker: BrokerId) -> bool {
         let metrics = self.raft.server_metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
         membership.voter_ids().any(|id| id == node_of(broker))
+    }
+
+    #[cfg(debug_assertions)]
+    pub(crate) async fn begin_change(&self, voters: &[BrokerId]) {
+        self.take(&Step::ChangeVoters(voters.iter().copied().collect()))
+            .await;
     }
 
     async fn take(&self, step: &Step) {
@@ -190,12 +228,22 @@ impl Node {
         // Rounds of catching up (dissertation, 4.2.1): who had the end of the log that there was at the last
         // look needs no longer for the rest.
         let round = group.begin_round();
-        let is_ready = |broker: BrokerId| {
-            broker == me
-                || shared.transport.is_staying(broker)
-                    && round.is_some_and(|end| detector::has(&group, broker, end))
+        let named = group.named_in();
+        let standing = |broker: BrokerId| {
+            let has = |index: Option<u64>| index.is_some_and(|i| detector::has(&group, broker, i));
+            if broker == me {
+                Standing::CaughtUp
+            } else if !shared.transport.is_staying(broker) {
+                Standing::Away
+            } else if !has(named) {
+                Standing::Uninformed
+            } else if !has(round) {
+                Standing::Informed
+            } else {
+                Standing::CaughtUp
+            }
         };
-        match next_step(wanted, &group.members(), me, is_ready) {
+        match next_step(wanted, &group.members(), me, standing) {
             Step::Done => return true,
             Step::Wait => {}
             Step::HandOver(heir) => detector::hand_to(shared, &group, epoch, heir).await,
@@ -273,11 +321,57 @@ mod tests {
         }
     }
 
+    fn of(ready: bool) -> impl Fn(BrokerId) -> Standing {
+        move |_| {
+            if ready {
+                Standing::CaughtUp
+            } else {
+                Standing::Informed
+            }
+        }
+    }
+
+    /// Found by the simulation of brokers, seed 2115.
+    #[test]
+    fn voters_change_only_when_the_next_ones_know_and_can_decide() {
+        let me = BrokerId(2);
+        let but_for = |other: i32, standing: Standing| {
+            move |broker: BrokerId| {
+                if broker == BrokerId(other) {
+                    standing
+                } else {
+                    Standing::CaughtUp
+                }
+            }
+        };
+        let to = |voters: &[i32]| Step::ChangeVoters(set(voters));
+        let two = wanted(&[2, 3], &[]);
+        let three = members(&[2, 3, 4], &[]);
+        let away = but_for(3, Standing::Away);
+        assert_eq!(next_step(&two, &three, me, away), Step::Wait);
+        let uninformed = but_for(3, Standing::Uninformed);
+        assert_eq!(next_step(&two, &three, me, uninformed), Step::Wait);
+        let behind = but_for(3, Standing::Informed);
+        assert_eq!(next_step(&two, &three, me, behind), to(&[2, 3]));
+        // One of three away stops nobody.
+        let four = members(&[1, 2, 3, 4], &[]);
+        let three = wanted(&[2, 3, 4], &[]);
+        assert_eq!(next_step(&three, &four, me, away), to(&[2, 3, 4]));
+        // The second half of a change, too, waits for a newcomer that lives.
+        let joint = Members {
+            configs: vec![set(&[1, 2, 4]), set(&[2, 3, 4])],
+            learners: set(&[]),
+            committed: true,
+        };
+        assert_eq!(next_step(&three, &joint, me, uninformed), Step::Wait);
+        assert_eq!(next_step(&three, &joint, me, away), to(&[2, 3, 4]));
+    }
+
     #[test]
     fn a_replica_learns_before_it_votes_and_the_leader_goes_last() {
         let to = wanted(&[4, 2, 3], &[]);
         let me = BrokerId(1);
-        let step = |members: &Members, ready: bool| next_step(&to, members, me, |_| ready);
+        let step = |members: &Members, ready: bool| next_step(&to, members, me, of(ready));
         assert_eq!(
             step(&members(&[1, 2, 3], &[]), true),
             Step::AddLearners(set(&[4]))
@@ -302,7 +396,7 @@ mod tests {
         assert_eq!(step(&halfway, false), Step::Wait);
         let all = members(&[1, 2, 3, 4], &[]);
         assert_eq!(step(&all, true), Step::HandOver(BrokerId(4)));
-        let on_the_heir = next_step(&to, &all, BrokerId(4), |_| true);
+        let on_the_heir = next_step(&to, &all, BrokerId(4), of(true));
         assert_eq!(on_the_heir, Step::ChangeVoters(set(&[2, 3, 4])));
         assert_eq!(step(&members(&[2, 3, 4], &[]), true), Step::Done);
         // Cancelled before it voted.
@@ -310,7 +404,7 @@ mod tests {
             &wanted(&[1, 2, 3], &[]),
             &members(&[1, 2, 3], &[4]),
             me,
-            |_| true,
+            of(true),
         );
         assert_eq!(back, Step::RemoveLearners(set(&[4])));
         let mut unsure = members(&[2, 3, 4], &[]);
@@ -353,7 +447,7 @@ mod tests {
             let mut leader = BrokerId(from[0]);
             let mut done = false;
             for (round, other) in leaders.iter().enumerate() {
-                let step = next_step(&wanted, &members, leader, |_| true);
+                let step = next_step(&wanted, &members, leader, of(true));
                 if step == Step::Done { done = true; break; }
                 apply(&mut members, &step, &mut leader);
                 prop_assert!(members.is_voter(leader), "{step:?} left {leader:?} outside");

@@ -190,6 +190,13 @@ impl Partition {
         self.group.transfer_leader(to).await;
     }
 
+    /// Has a leader write an entry that makes `voters` the next voters, wherever that entry gets to, for tests.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub async fn begin_change(&self, voters: &[BrokerId]) {
+        self.group.begin_change(voters).await;
+    }
+
     pub fn role(&self) -> Role {
         let (leader, epoch) = self.group.leader();
         if leader == Some(self.transport.identity.broker) {

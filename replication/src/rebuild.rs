@@ -18,7 +18,12 @@
 //!    completeness). Once it is applied here, the replica votes for whom its own log allows again.
 //!
 //! A file marks the rebuild until all groups are through it, so that a crash begins it anew.
+//!
+//! A replica that came later may have had a past here as well, before it was moved away. It votes for nobody before its own log
+//! says that it is a voter, unless there is no leader: the others may have made it one and be unable to tell it, as
+//! they need its vote to elect a leader. Then it asks all others (1.) and votes by the same rule (2.).
 
+use crate::detector;
 use crate::error::ReplicationError;
 use crate::group::{Group, GroupReplicas};
 use crate::ids::BrokerId;
@@ -49,6 +54,8 @@ pub struct Guard {
     phase: Mutex<Phase>,
     /// Its broker is about to remove it.
     leaving: AtomicBool,
+    /// The others are being asked what they have.
+    asking: AtomicBool,
     /// Until then no vote: an earlier process of this broker may have answered a leader, who counts on
     /// there being no other one so long.
     promised_until: Option<Instant>,
@@ -57,8 +64,9 @@ pub struct Guard {
 enum Phase {
     /// It came after the group was formed, and follows. It casts no vote until its own log makes it a voter:
     /// this broker may have had a replica before, whose votes are forgotten, and with an empty log it
-    /// would vote for candidates that lack what is committed.
-    Joining,
+    /// would vote for candidates that lack what is committed. Once it knows what all others had, candidates of
+    /// later terms that have at least that get its vote.
+    Joining(Option<Others>),
     /// Not even the terms of the others are known.
     Lost,
     /// Leaders of this term or later are followed; candidates of later terms get its vote when they have at
@@ -119,6 +127,7 @@ impl Guard {
         Guard {
             phase: Mutex::new(phase),
             leaving: AtomicBool::new(false),
+            asking: AtomicBool::new(false),
             promised_until: None,
         }
     }
@@ -139,7 +148,7 @@ impl Guard {
 
     /// Of a replica that was added to its group.
     pub fn joining() -> Guard {
-        Guard::new(Phase::Joining)
+        Guard::new(Phase::Joining(None))
     }
 
     /// Of a replica that has lost its past.
@@ -157,7 +166,7 @@ impl Guard {
             Phase::CatchingUp(others) => {
                 others.let_stand(term, last) && !self.is_leaving() && !self.keeps_promise()
             }
-            Phase::Joining | Phase::Lost | Phase::Whole => false,
+            Phase::Joining(_) | Phase::Lost | Phase::Whole => false,
         }
     }
 
@@ -167,14 +176,19 @@ impl Guard {
     }
 
     pub fn is_joining(&self) -> bool {
-        matches!(*self.phase.lock(), Phase::Joining)
+        matches!(*self.phase.lock(), Phase::Joining(_))
+    }
+
+    /// Whether it could do something for a group without a leader if it knew what the others have.
+    pub fn should_ask(&self) -> bool {
+        matches!(*self.phase.lock(), Phase::Joining(None)) && !self.is_leaving()
     }
 
     /// What is there was formed without this replica.
     pub fn join(&self) {
         let mut phase = self.phase.lock();
         if matches!(*phase, Phase::Whole) {
-            *phase = Phase::Joining;
+            *phase = Phase::Joining(None);
         }
     }
 
@@ -205,18 +219,27 @@ impl Guard {
         let vote = match (request, &*phase) {
             (Body::Append(append), _) => &append.vote,
             (Body::Snapshot(snapshot), _) => &snapshot.vote,
-            (Body::Vote(vote), Phase::CatchingUp(others)) => return others.allow(vote),
+            (Body::Vote(vote), Phase::CatchingUp(others) | Phase::Joining(Some(others))) => {
+                return others.allow(vote);
+            }
             (_, phase) => return matches!(phase, Phase::Whole),
         };
         match &*phase {
             Phase::Lost => false,
             Phase::CatchingUp(others) => vote.as_ref().is_some_and(|v| v.term >= others.term),
-            Phase::Joining | Phase::Whole => true,
+            Phase::Joining(_) | Phase::Whole => true,
         }
     }
 
     fn catch_up(&self, others: Others) {
         *self.phase.lock() = Phase::CatchingUp(others);
+    }
+
+    fn may_be_needed(&self, others: Others) {
+        let mut phase = self.phase.lock();
+        if matches!(*phase, Phase::Joining(_)) {
+            *phase = Phase::Joining(Some(others));
+        }
     }
 
     pub fn end(&self) {
@@ -312,7 +335,11 @@ pub async fn run(shared: Arc<NodeShared>, group: Arc<Group>, mut stop: watch::Re
 async fn rebuild(shared: &NodeShared, group: &Group) {
     let mut reported = Instant::now();
     let me = shared.transport.identity.broker;
-    let Some((answers, known)) = ask_all(shared, group, &mut reported).await else {
+    let goes_on = || !group.is_stopping();
+    let asked = ask_all(shared, group, goes_on, |reason| {
+        report(&mut reported, group, reason);
+    });
+    let Some((answers, known)) = asked.await else {
         return;
     };
     if known.term == 0 && answers.iter().all(|answer| answer.empty) {
@@ -372,14 +399,35 @@ fn others(shared: &NodeShared, group: &Group) -> Vec<BrokerId> {
     replicas.iter().copied().filter(|r| *r != me).collect()
 }
 
-/// What every other replica answered, and what follows from it; nothing when the replica is removed meanwhile.
+/// Has a replica that came later, and does not know that it is a voter, take part in an election all the same.
+pub async fn ask_for_vote(shared: Arc<NodeShared>, group: Arc<Group>) {
+    if group.guard.asking.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let mut reported = Instant::now();
+    let goes_on = || !group.is_stopping() && !group.may_vote() && !detector::leader_lives(&shared, &group);
+    let asked = ask_all(&shared, &group, goes_on, |reason| {
+        if reported.elapsed() >= REPORT_INTERVAL {
+            reported = Instant::now();
+            let id = group.id.0;
+            tracing::warn!(group = id, "no leader, and no vote from here before all other replicas have answered: {reason}");
+        }
+    });
+    if let Some((_, known)) = asked.await {
+        group.guard.may_be_needed(known);
+    }
+    group.guard.asking.store(false, Ordering::Release);
+}
+
+/// What every other replica answered, and what follows from it; nothing when it does not matter any more.
 async fn ask_all(
     shared: &NodeShared,
     group: &Group,
-    reported: &mut Instant,
+    goes_on: impl Fn() -> bool,
+    mut report: impl FnMut(&str),
 ) -> Option<(Vec<wire::RebuildStateReply>, Others)> {
     let mut told: BTreeMap<BrokerId, wire::RebuildStateReply> = BTreeMap::new();
-    while !group.is_stopping() {
+    while goes_on() {
         let mut missing = others(shared, group);
         missing.retain(|other| !told.contains_key(other));
         if missing.is_empty() {
@@ -388,7 +436,7 @@ async fn ask_all(
                 return Some((answers, known));
             }
             // Nobody to ask is no answer, nor are those who never had a vote.
-            report(reported, group, "no other replica has ever had a vote");
+            report("no other replica has ever had a vote");
             told.clear();
         }
         for other in missing {
@@ -398,7 +446,7 @@ async fn ask_all(
                     told.insert(other, reply);
                 }
                 Ok(_) => {}
-                Err(reason) => report(reported, group, &reason),
+                Err(reason) => report(&reason),
             }
         }
         tokio::time::sleep(ASK_AGAIN / 10).await;
@@ -607,6 +655,14 @@ mod tests {
         let guard = Guard::joining();
         assert!(guard.admits(&append(1)) && !guard.admits(&vote) && !guard.may_vote());
         assert!(guard.is_joining() && !guard.is_lost());
+        assert!(guard.should_ask());
+        let known = Others::of(&[answer(5, Some((4, 90))), newcomer()]).expect("a voter");
+        guard.may_be_needed(known);
+        assert!(!guard.should_ask() && guard.is_joining() && !guard.may_vote());
+        assert!(guard.admits(&append(1)));
+        assert!(guard.admits(&self::vote(6, Some((4, 90)))));
+        assert!(!guard.admits(&self::vote(5, Some((4, 90)))));
+        assert!(!guard.admits(&self::vote(6, Some((4, 89)))));
         guard.end();
         assert!(guard.admits(&vote) && guard.may_vote());
         guard.leave();

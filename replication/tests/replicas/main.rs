@@ -6,4 +6,5 @@ mod ended;
 mod fencing;
 mod forming;
 mod lease;
+mod moving;
 mod room;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tidelog_proto::peer::Vote;
 use tidelog_replication::{
     BrokerId, GroupId, MetadataMachine, Node, NodeConfig, Partition, PartitionSpec, PeerAddress,
-    ProposeError, Role,
+    ProposeError, Role, Wanted,
 };
 use tidelog_storage::batch::{HEADER_BYTES, batch_crc};
 use tidelog_storage::journal::{Journal, JournalConfig, Record};
@@ -116,6 +116,23 @@ impl Member {
         founders: &[i32],
     ) -> Member {
         let founders: Vec<BrokerId> = founders.iter().copied().map(BrokerId).collect();
+        Member::start_as(group, dir, id, seeds, founders.clone(), founders)
+    }
+
+    /// Node `id` is told to hold a replica of a partition that others have formed.
+    pub fn start_later(dir: &Path, id: i32, seeds: &[PeerAddress]) -> Member {
+        let replicas = seeds.iter().map(|s| s.broker).collect();
+        Member::start_as(GROUP, dir, id, seeds, replicas, Vec::new())
+    }
+
+    fn start_as(
+        group: GroupId,
+        dir: &Path,
+        id: i32,
+        seeds: &[PeerAddress],
+        replicas: Vec<BrokerId>,
+        founders: Vec<BrokerId>,
+    ) -> Member {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -145,7 +162,7 @@ impl Member {
             topic_id: [7; 16],
             partition: 0,
             dir: dir.join("topic-0"),
-            replicas: founders.clone(),
+            replicas,
             founders,
             config: LogConfig::default(),
         };
@@ -221,6 +238,27 @@ impl Member {
     pub fn lose_hand_over(&self, id: i32) {
         if let Some(runtime) = self.runtime.as_ref() {
             runtime.block_on(self.replica.begin_hand_over(BrokerId(id)));
+        }
+    }
+
+    /// Has this node, which leads, see to it that `voters` vote and `learners` learn.
+    pub fn move_to(&self, voters: &[i32], learners: &[i32]) {
+        let wanted = Wanted {
+            voters: voters.iter().copied().map(BrokerId).collect(),
+            learners: learners.iter().copied().map(BrokerId).collect(),
+        };
+        until("the members have changed", || {
+            let moved = self.node.move_replicas(GROUP, &wanted);
+            self.runtime.as_ref().is_some_and(|r| r.block_on(moved))
+        });
+    }
+
+    /// Has the replica, which leads, write that `voters` are the next ones and wait until they agree, or no longer.
+    #[cfg(debug_assertions)]
+    pub fn begin_change(&self, voters: &[i32]) {
+        let voters: Vec<BrokerId> = voters.iter().copied().map(BrokerId).collect();
+        if let Some(runtime) = self.runtime.as_ref() {
+            runtime.block_on(self.replica.begin_change(&voters));
         }
     }
 
