@@ -502,7 +502,7 @@ fn open_segments(
         };
         let capacity = if active { config.segment_bytes } else { bytes };
         let end = bases.get(i + 1).copied().unwrap_or(state.end_offset);
-        let sparse = base < compaction.gaps_below && !active;
+        let sparse = base < compaction.gaps_below;
         let segment = Segment::open(
             dir,
             base,
@@ -551,6 +551,12 @@ fn open_segments(
                 state.start_offset
             ),
         ));
+    }
+    // The one being written has its file with its first batch only. Without it, the next checkpoint would
+    // take the closed one before it for the one being written.
+    if state.segment_bytes == 0 && !segments.is_empty() {
+        let next = Segment::create(dir, state.end_offset, config.segment_bytes);
+        segments.push(Arc::new(next));
     }
     Ok(segments)
 }

@@ -314,6 +314,8 @@ enum Step {
         keys: usize,
     },
     Checkpoint,
+    /// The segment being written ends before the next one has anything, as by its age.
+    Close,
     Crash,
     /// Per mille of the log.
     Start(u16),
@@ -331,7 +333,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(r, c, p)| Step::Append(r, c, p)),
         3 => (0..80_i64, 1..30_usize).prop_map(|(after_ms, keys)| Step::Compact { after_ms, keys }),
         1 => Just(Step::Checkpoint),
-        1 => Just(Step::Crash),
+        1 => Just(Step::Close),
+        2 => Just(Step::Crash),
         1 => (0..1000_u16).prop_map(Step::Start),
         1 => Just(Step::Copy),
         1 => Just(Step::Follow),
@@ -450,6 +453,7 @@ impl Run {
                     self.log = Run::replay(self.dir.path(), self);
                 }
             }
+            Step::Close => self.log.close_segment_of(self.log.log_end_offset() - 1),
             Step::Start(share) => {
                 let (start, end) = (self.model.start, self.log.log_end_offset());
                 let to = start + (end - start) * i64::from(share) / 1_000;
@@ -620,6 +624,43 @@ proptest! {
         run.apply(Step::Follow);
         run.check_lookups();
     }
+}
+
+/// Nothing is appended after the last segment has ended and is compacted. Found by the simulation of brokers, seeds
+/// 3158 and 3196.
+#[test]
+fn a_compacted_log_at_rest_is_readable_after_any_number_of_starts() {
+    let dir = scratch();
+    let log = open_compacted(dir.path(), None);
+    for round in 0..3 {
+        for key in 0..4 {
+            append(&log, &update(key, Some(round), 1_000), 1);
+        }
+    }
+    let end = log.log_end_offset();
+    log.close_segment_of(end - 1);
+    let _ = flush(&log);
+    compact_at(&log, 10_000, 1 << 20);
+    let kept = records(&log);
+    assert_eq!(kept.len(), 4);
+    let mut checkpoint = flush(&log);
+    drop(log);
+    for _ in 0..3 {
+        let log = open_compacted(dir.path(), Some(&checkpoint));
+        assert_eq!(records(&log), kept);
+        assert_eq!(log.active_base_offset(), end);
+        checkpoint = flush(&log);
+    }
+    // Earlier versions took the closed segment for the one being written.
+    let mut state = crate::log::checkpoint::LogState::read(&checkpoint, dir.path()).expect("a state");
+    let file = std::fs::metadata(dir.path().join("00000000000000000000.log"));
+    state.segment_base = 0;
+    state.segment_bytes = file.expect("a segment").len();
+    let log = open_compacted(dir.path(), Some(&prost::Message::encode_to_vec(&state)));
+    assert_eq!(records(&log), kept);
+    append(&log, &update(9, Some(9), 2_000), 1);
+    let log = open_compacted(dir.path(), Some(&flush(&log)));
+    assert_eq!(records(&log).len(), 5);
 }
 
 #[test]
