@@ -405,12 +405,16 @@ pub async fn ask_for_vote(shared: Arc<NodeShared>, group: Arc<Group>) {
         return;
     }
     let mut reported = Instant::now();
-    let goes_on = || !group.is_stopping() && !group.may_vote() && !detector::leader_lives(&shared, &group);
+    let goes_on =
+        || !group.is_stopping() && !group.may_vote() && !detector::leader_lives(&shared, &group);
     let asked = ask_all(&shared, &group, goes_on, |reason| {
         if reported.elapsed() >= REPORT_INTERVAL {
             reported = Instant::now();
             let id = group.id.0;
-            tracing::warn!(group = id, "no leader, and no vote from here before all other replicas have answered: {reason}");
+            tracing::warn!(
+                group = id,
+                "no leader, and no vote from here before all other replicas have answered: {reason}"
+            );
         }
     });
     if let Some((_, known)) = asked.await {

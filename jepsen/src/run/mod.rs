@@ -151,8 +151,10 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     }
     let brokers = options.brokers();
     let network = Network::create(brokers)?;
-    if options.faults.contains("lossy") && !network.has_netem() {
-        skipped.push("lossy: this kernel has no netem".to_owned());
+    if options.faults.contains("lossy")
+        && let Err(error) = network.check_lossy()
+    {
+        skipped.push(format!("lossy: {error:#}"));
         options.faults.remove("lossy");
     }
     if matches!(options.peer, Peer::Kafka { .. }) && options.faults.remove("damage") {

@@ -26,7 +26,6 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// A narrow link: a few requests a second of the size the writers make.
 const NARROW: &str = "tbf rate 400kbit burst 16kb latency 400ms";
-const LOSSY: &str = "netem delay 40ms 30ms loss 5% duplicate 3% reorder 20%";
 
 /// The brokers and the network between them.
 pub struct Nemesis {
@@ -183,7 +182,7 @@ impl Nemesis {
                 Fault::Kill(_) | Fault::PowerLoss(_) => self.broker(*id).kill(),
                 Fault::Pause(_) => self.broker(*id).signal(Signal::STOP),
                 Fault::Slow(_) => self.network.shape(*id, NARROW)?,
-                Fault::Lossy(_) => self.network.shape(*id, LOSSY)?,
+                Fault::Lossy(_) => self.network.make_lossy(*id)?,
                 Fault::Restart(_) => self.restart(*id).await?,
                 Fault::DiskFull(_) if !self.off.contains(id) => self.disk(*id)?.fill()?,
                 Fault::DiskStall(_) if !self.off.contains(id) => self.disk(*id)?.freeze()?,

@@ -208,6 +208,20 @@ impl Cluster {
         all
     }
 
+    /// The newest metadata that any broker has.
+    pub fn newest_metadata(&self) -> u64 {
+        let running = self.running.lock();
+        let indexes = running.values().map(|b| b.metadata.load().applied_index);
+        indexes.max().unwrap_or(0)
+    }
+
+    /// Whether all brokers have these metadata, or newer ones. One whose disk does not answer yet may be behind.
+    pub fn know(&self, metadata: u64) -> bool {
+        let running = self.running.lock();
+        let mut indexes = running.values().map(|b| b.metadata.load().applied_index);
+        indexes.all(|index| index >= metadata)
+    }
+
     /// Whether every replica is open where it belongs, and ends where the others do.
     pub fn is_settled(&self) -> bool {
         let all = self.replicas();

@@ -68,6 +68,10 @@ impl Run<'_, Cluster> {
             RECOVERY_LIMIT,
             |cluster| cluster.has_recovered(),
         )?;
+        let metadata = self.cluster.newest_metadata();
+        self.until("all brokers know the topics", SETTLE_LIMIT, |cluster| {
+            cluster.know(metadata)
+        })?;
         self.cluster.set_phase(Phase::Ending);
         self.until("clients have read everything", END_LIMIT, |cluster| {
             cluster.phase() == Phase::Ended

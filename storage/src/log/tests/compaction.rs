@@ -652,7 +652,8 @@ fn a_compacted_log_at_rest_is_readable_after_any_number_of_starts() {
         checkpoint = flush(&log);
     }
     // Earlier versions took the closed segment for the one being written.
-    let mut state = crate::log::checkpoint::LogState::read(&checkpoint, dir.path()).expect("a state");
+    let mut state =
+        crate::log::checkpoint::LogState::read(&checkpoint, dir.path()).expect("a state");
     let file = std::fs::metadata(dir.path().join("00000000000000000000.log"));
     state.segment_base = 0;
     state.segment_bytes = file.expect("a segment").len();
