@@ -1,6 +1,7 @@
 //! ListOffsets (versions 1 to 10): offsets by time, and the special timestamps.
 
 use super::{RequestContext, find_led, find_topic};
+use futures_util::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest};
 use kafka_protocol::messages::list_offsets_response::{
@@ -35,32 +36,24 @@ pub async fn handle(
 ) -> ListOffsetsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
-        let mut partitions = Vec::with_capacity(asked.partitions.len());
-        for partition in &asked.partitions {
-            partitions.push(
-                find(
-                    context,
-                    &asked.name,
-                    partition,
-                    request.isolation_level,
-                    version,
-                )
-                .await
-                .unwrap_or_else(|error| {
-                    ListOffsetsPartitionResponse::default()
-                        .with_partition_index(partition.partition_index)
-                        .with_error_code(error.code())
-                        .with_timestamp(-1)
-                        .with_offset(-1)
-                        .with_leader_epoch(-1)
-                }),
-            );
-            if version < FIRST_WITH_LEADER_EPOCH
-                && let Some(answer) = partitions.last_mut()
-            {
+        // All at once: a leader at rest has to ask its followers.
+        let found = asked.partitions.iter().map(async |partition| {
+            let (name, isolation) = (&asked.name, request.isolation_level);
+            let found = find(context, name, partition, isolation, version).await;
+            let mut answer = found.unwrap_or_else(|error| {
+                ListOffsetsPartitionResponse::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(error.code())
+                    .with_timestamp(-1)
+                    .with_offset(-1)
+                    .with_leader_epoch(-1)
+            });
+            if version < FIRST_WITH_LEADER_EPOCH {
                 answer.leader_epoch = -1;
             }
-        }
+            answer
+        });
+        let partitions = join_all(found).await;
         topics.push(
             ListOffsetsTopicResponse::default()
                 .with_name(asked.name)
@@ -94,6 +87,11 @@ async fn find(
             asked.current_leader_epoch,
         )?
     };
+    // Another broker may lead by now, and have acknowledged records that are not here.
+    let needs_end = asked.timestamp >= 0 || [LATEST, MAX_TIMESTAMP].contains(&asked.timestamp);
+    if needs_end && !found.partition.confirm_leader(found.epoch).await {
+        return Err(ResponseError::NotLeaderOrFollower);
+    }
     let log = found.partition.log().clone();
     let epoch_of = |log: &PartitionLog, offset| log.epoch_at(offset).unwrap_or(found.epoch);
     let (timestamp, offset, epoch) = match asked.timestamp {

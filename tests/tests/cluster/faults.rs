@@ -4,7 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ListOffsetsRequest;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use tidelog_tests::load::Load;
+use tidelog_tests::read::topic_name;
+use tidelog_tests::wire::Wire;
 use tidelog_tests::{Cluster, ClusterOptions, topics, wait};
 
 use super::{RECOVERY_LIMIT, judge};
@@ -97,6 +102,56 @@ async fn a_paused_leader_that_wakes_up_loses_and_doubles_nothing() -> Result<()>
     let written = load.finish().await?;
     judge(&cluster, topic, PARTITIONS, written.history).await?;
     Ok(())
+}
+
+/// Where a partition ends only its leader knows, and one that hears of nobody may have been replaced. Found by the
+/// simulation of brokers, seed 4172: a leader that was cut off told an end below what another had acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_followers_does_not_tell_where_the_log_ends() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let topic = "ended";
+    topics::create(&cluster, topic, 1, 3).await?;
+    let leader = topics::leader_of(&cluster, topic, 0).await?;
+    let mut wire = Wire::connect(cluster.broker(leader).kafka).await?;
+    let mut ask = async |timestamp: i64| {
+        let partition = ListOffsetsPartition::default().with_timestamp(timestamp);
+        let asked = ListOffsetsTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(vec![partition]);
+        let request = ListOffsetsRequest::default().with_topics(vec![asked]);
+        let mut response = wire.call(&request, 7).await?;
+        anyhow::Ok(response.topics.remove(0).partitions.remove(0))
+    };
+    wait::until("an end", RECOVERY_LIMIT, async || {
+        let latest = ask(-1).await?;
+        Ok((latest.error_code == 0 && latest.offset == 0).then_some(()))
+    })
+    .await?;
+    let others = (1..=3).filter(|id| *id != leader);
+    for id in others.clone() {
+        cluster.broker(id).pause()?;
+    }
+    // What they answered last may be counted on for a moment.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for end in [-1, -3, 1] {
+        let told = ask(end).await?;
+        ensure!(
+            told.error_code == ResponseError::NotLeaderOrFollower.code() && told.offset == -1,
+            "{end}: {told:?}"
+        );
+    }
+    let earliest = ask(-2).await?;
+    ensure!(
+        (earliest.error_code, earliest.offset) == (0, 0),
+        "{earliest:?}"
+    );
+    for id in others {
+        cluster.broker(id).resume()?;
+    }
+    wait::until("an end again", RECOVERY_LIMIT, async || {
+        Ok((ask(-1).await?.error_code == 0).then_some(()))
+    })
+    .await
 }
 
 /// From `kill -9` of a leader to the next acknowledged write of its partition, by a real client.
