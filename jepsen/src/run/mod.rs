@@ -195,6 +195,7 @@ pub async fn run(mut options: Options) -> Result<Verdict> {
     let mut failures = Vec::new();
     for step in &steps {
         if let Err(error) = nemesis.step(step).await {
+            println!("            no more faults: {error:#}");
             failures.push(format!("{error:#}"));
             break;
         }

@@ -176,6 +176,8 @@ impl Network {
         }
         // Frame by frame, not what will be cut into frames later.
         ip(&format!("-n {name} link set eth0 gso_max_segs 1"))?;
+        // Whatever there was; an htb is not replaced by another one. Fails where there was nothing.
+        let _ = run("tc", &format!("-n {name} qdisc del dev eth0 root"));
         self.shape(id, "handle 1: htb default 10")?;
         let tc = |what: &str| run("tc", &format!("-n {name} {what}"));
         let class = |class: &str, rate: &str| {
@@ -349,7 +351,12 @@ mod tests {
             eprintln!("skipped: {error:#}");
             return;
         }
-        network.make_lossy(1).expect("lossy");
+        network
+            .shape(1, "tbf rate 400kbit burst 16kb latency 400ms")
+            .expect("slow");
+        for _ in 0..2 {
+            network.make_lossy(1).expect("lossy");
+        }
         let come = datagrams(&network);
         let different: BTreeSet<u32> = come.iter().copied().collect();
         let lost = SENT - different.len() as u32;
