@@ -29,6 +29,7 @@ pub mod node;
 pub mod partition;
 mod quorum;
 mod rebuild;
+mod runtime;
 mod state_machine;
 mod throttle;
 mod transport;

@@ -1,5 +1,6 @@
 //! The types openraft is used with, and their journal and wire forms.
 
+use crate::runtime::Runtime;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::impls::{EmptyNode, Entry, Vote as RaftVoteImpl};
@@ -100,6 +101,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = EmptyNode,
         LeaderId = LeaderId<u64, u64>,
+        AsyncRuntime = Runtime,
 );
 
 /// A term, once its leader is elected.
