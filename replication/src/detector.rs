@@ -15,10 +15,12 @@ use std::time::Duration;
 use tidelog_proto::peer::{self as wire, message::Body};
 use tidelog_storage::ids::GroupId;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// Pause between looks at groups without a living leader.
 const ELECT_INTERVAL: Duration = Duration::from_millis(40);
+/// Pause between looks when all seem to have one.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Replicas start elections one after another, so that they do not split the vote.
 const RANK_DELAY: Duration = Duration::from_millis(150);
 /// A refused election (the dead leader's lease still runs) is tried again after this.
@@ -42,12 +44,10 @@ const BARRIER_LIMIT: Duration = Duration::from_secs(2);
 /// Sends heartbeats and suspects peers that are silent, until `stop`.
 pub async fn heartbeats(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>) {
     let timing = shared.transport.timing;
-    let mut ticks = tokio::time::interval(timing.heartbeat);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last_ms = shared.transport.now_ms();
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = sleep_until(shared.transport.next_beat(timing.heartbeat)) => {}
             _ = stop.wait_for(|s| *s) => return,
         }
         let now_ms = shared.transport.now_ms();
@@ -99,13 +99,13 @@ pub async fn elections(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>)
     loop {
         // Groups change only with a leader table or broker change; a slow look catches the rest.
         let busy = !leaderless.is_empty() || shared.take_unsettled();
-        let pause = if busy {
-            ELECT_INTERVAL
+        let next = if busy {
+            Instant::now() + ELECT_INTERVAL
         } else {
-            ELECT_INTERVAL * 12
+            shared.transport.next_beat(LOOK_INTERVAL)
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = sleep_until(next) => {}
             () = shared.unsettled.notified() => {}
             _ = stop.wait_for(|s| *s) => return,
         }
@@ -123,12 +123,12 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
     let now = Instant::now();
     let mut started = 0;
     let mut still = HashMap::new();
-    for group in shared.groups() {
-        // Of thousands of groups at rest nothing else is asked.
+    // Of thousands of groups at rest nothing else is asked.
+    for group in shared.groups_that(|group| !leader_lives(shared, group)) {
         let waits = group.guard.keeps_promise();
         let may_stand = waits || group.may_stand();
         let may_be_needed = !may_stand && group.guard.should_ask();
-        if !may_stand && !may_be_needed || leader_lives(shared, &group) {
+        if !may_stand && !may_be_needed {
             continue;
         }
         if may_be_needed {
@@ -243,7 +243,7 @@ pub async fn balance(shared: Arc<NodeShared>, rebalance: bool, mut stop: watch::
     let me = shared.transport.identity.broker;
     loop {
         let maintenance_changed = tokio::select! {
-            () = tokio::time::sleep(BALANCE_INTERVAL) => false,
+            () = sleep_until(shared.transport.next_beat(BALANCE_INTERVAL)) => false,
             Ok(()) = maintenance.changed() => true,
             _ = stop.wait_for(|s| *s) => return,
         };

@@ -14,7 +14,9 @@ use crate::types::*;
 use openraft::async_runtime::{Instant, WatchReceiver};
 use openraft::errors::{ClientWriteError, InitializeError};
 use openraft::impls::ProgressResponder;
+use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::raft::ClientWriteResult;
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +34,7 @@ const _: () = assert!(COUNTED_ON.as_millis() < LEASE.as_millis());
 const WAKE_LIMIT: Duration = Duration::from_millis(400);
 
 pub type GroupRaft = Raft<TypeConfig, StateMachine>;
+type Told<T> = WatchReceiverOf<TypeConfig, T>;
 type WriteResponder = ProgressResponder<TypeConfig, ClientWriteResult<TypeConfig>>;
 
 #[derive(Default)]
@@ -93,6 +96,10 @@ pub struct GroupReplicas {
 pub struct Group {
     pub id: GroupId,
     pub raft: GroupRaft,
+    /// What its Raft core tells of itself: who leads, and how far the log is. Looked at so often that asking the core for it
+    /// anew each time would show.
+    pub(crate) server: Told<RaftServerMetrics<TypeConfig>>,
+    pub(crate) data: Told<RaftDataMetrics<TypeConfig>>,
     pub log: Arc<GroupLog>,
     pub machine: Arc<GroupMachine>,
     /// Replicas in preference order, as the metadata name them; while it moves, those that come and
@@ -141,6 +148,8 @@ impl Group {
         .map_err(|e| raft_error(id, &e))?;
         let group = Arc::new(Group {
             id,
+            server: raft.server_metrics(),
+            data: raft.data_metrics(),
             raft,
             log,
             machine,
@@ -181,8 +190,7 @@ impl Group {
 
     /// Whether a leader needs others for a majority.
     fn is_alone(&self) -> bool {
-        let metrics = self.raft.server_metrics();
-        let membership = metrics.borrow_watched().membership_config.clone();
+        let membership = self.server.borrow_watched().membership_config.clone();
         membership.voter_ids().nth(1).is_none()
     }
 
@@ -241,8 +249,7 @@ impl Group {
 
     /// `(leader, epoch)` as this replica knows them.
     pub fn leader(&self) -> (Option<BrokerId>, i32) {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.server.borrow_watched();
         let leader = metrics.current_leader.map(broker_of);
         (
             leader.filter(|_| !self.ended.load(Ordering::Acquire)),
@@ -337,8 +344,7 @@ impl Group {
 
     /// Index up to which each member is known to have the log, on the leader.
     pub fn matched(&self) -> Option<BTreeMap<BrokerId, u64>> {
-        let metrics = self.raft.data_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.data.borrow_watched();
         let replication = metrics.replication.as_ref()?;
         Some(
             replication
@@ -352,8 +358,7 @@ impl Group {
 
     /// Index of the last log entry here.
     pub fn last_index(&self) -> u64 {
-        let metrics = self.raft.data_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.data.borrow_watched();
         metrics.last_log.as_ref().map_or(0, |id| id.index)
     }
 
@@ -369,21 +374,18 @@ impl Group {
     pub fn came_with(&self, last: Option<&LogId>) -> bool {
         let flushed = self.raft.watch_log_progress().get();
         let nothing_since = flushed.is_some_and(|flushed| flushed.last_log_id.is_none());
-        let metrics = self.raft.data_metrics();
-        nothing_since && metrics.borrow_watched().last_log.as_ref() >= last
+        nothing_since && self.data.borrow_watched().last_log.as_ref() >= last
     }
 
     /// One past the index of the last log entry here.
     pub fn log_end(&self) -> u64 {
-        let metrics = self.raft.data_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.data.borrow_watched();
         metrics.last_log.as_ref().map_or(0, |id| id.index + 1)
     }
 
     /// One past the last index that is committed, on the leader.
     pub fn committed_end(&self) -> u64 {
-        let metrics = self.raft.data_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.data.borrow_watched();
         metrics
             .cluster_committed
             .as_ref()
@@ -392,8 +394,7 @@ impl Group {
 
     /// Greatest term this replica has voted in or heard of.
     pub fn term(&self) -> u64 {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.server.borrow_watched();
         metrics.vote.leader_id.term
     }
 

@@ -36,7 +36,7 @@ pub async fn keep_small(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
     let mut unmapped = Instant::now();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep_until(shared.transport.next_beat(LOOK_INTERVAL)) => {}
             _ = stop.wait_for(|s| *s) => return,
         }
         if unmapped.elapsed() >= UNMAP_INTERVAL {

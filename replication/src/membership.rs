@@ -146,9 +146,8 @@ pub fn next_step(
 impl Group {
     /// Who takes part, as far as this replica's log tells.
     pub fn members(&self) -> Members {
-        let metrics = self.raft.server_metrics();
         let (membership, committed) = {
-            let metrics = metrics.borrow_watched();
+            let metrics = self.server.borrow_watched();
             (
                 metrics.membership_config.clone(),
                 metrics.committed_membership_config.clone(),
@@ -168,15 +167,13 @@ impl Group {
 
     /// The index of the newest membership in this replica's log.
     fn named_in(&self) -> Option<u64> {
-        let metrics = self.raft.server_metrics();
-        let membership = metrics.borrow_watched().membership_config.clone();
+        let membership = self.server.borrow_watched().membership_config.clone();
         membership.log_id().as_ref().map(|id| id.index)
     }
 
     /// Whether this replica counts in elections and majorities, as far as its log tells.
     pub fn is_voter(&self, broker: BrokerId) -> bool {
-        let metrics = self.raft.server_metrics();
-        let membership = metrics.borrow_watched().membership_config.clone();
+        let membership = self.server.borrow_watched().membership_config.clone();
         membership.voter_ids().any(|id| id == node_of(broker))
     }
 

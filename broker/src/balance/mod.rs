@@ -54,7 +54,7 @@ pub async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     let mut seen = Watch::default();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep_until(broker.node.next_beat(LOOK_INTERVAL)) => {}
             _ = stop.wait_for(|s| *s) => return,
         }
         if broker.node.metadata_leader() == Some(broker.id) && broker.node.metadata_is_current() {

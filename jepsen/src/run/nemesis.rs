@@ -224,7 +224,8 @@ impl Nemesis {
     }
 
     fn damage(&mut self, id: i32) -> Result<()> {
-        if self.off.contains(&id) {
+        // One that has not joined yet has nothing.
+        if self.off.contains(&id) || self.broker(id).away {
             return Ok(());
         }
         let peer = self.peer.clone();

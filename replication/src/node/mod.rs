@@ -47,6 +47,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// When something is due next that is done every `period`: with whatever else is.
+    pub fn next_beat(&self, period: std::time::Duration) -> tokio::time::Instant {
+        self.shared.transport.next_beat(period)
+    }
+
     /// What this broker runs on.
     pub fn host(&self) -> &Host {
         &self.shared.transport.host

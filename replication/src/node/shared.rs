@@ -83,6 +83,13 @@ impl NodeShared {
         self.groups.read().values().cloned().collect()
     }
 
+    /// Those of the groups that `wanted` says. It is asked under the lock.
+    pub fn groups_that(&self, wanted: impl Fn(&Group) -> bool) -> Vec<Arc<Group>> {
+        let groups = self.groups.read();
+        let wanted = groups.values().filter(|group| wanted(group));
+        wanted.cloned().collect()
+    }
+
     pub fn partition(&self, id: GroupId) -> Option<Arc<Partition>> {
         self.partitions.read().get(&id).cloned()
     }

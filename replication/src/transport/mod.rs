@@ -291,6 +291,14 @@ impl Transport {
         self.elsewhere.load(Ordering::Acquire)
     }
 
+    /// The next moment for something that is done every `period`. All that is due at the same moments wakes the process
+    /// once: of a broker at rest that is most of what it costs.
+    pub(crate) fn next_beat(&self, period: Duration) -> Instant {
+        let periods = self.started.elapsed().as_nanos() / period.as_nanos().max(1);
+        let next = (periods + 1) * period.as_nanos();
+        self.started + Duration::from_nanos(next as u64)
+    }
+
     /// When this transport was made, as the first of what a broker starts.
     pub(crate) fn started(&self) -> Instant {
         self.started

@@ -52,7 +52,7 @@ pub async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
                 .or_insert_with(|| takers.spawn(take(broker.clone(), partition)));
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep_until(broker.node.next_beat(LOOK)) => {}
             Some(_) = takers.join_next() => {}
             _ = stop.wait_for(|s| *s) => return,
         }
