@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep_until};
 const ELECT_INTERVAL: Duration = Duration::from_millis(40);
 /// Pause between looks when all seem to have one.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// When all have one and no leader has changed since, thousands of groups are looked at so seldom.
+const LOOK_AT_ALL_INTERVAL: Duration = Duration::from_secs(5);
 /// Replicas start elections one after another, so that they do not split the vote.
 const RANK_DELAY: Duration = Duration::from_millis(150);
 /// A refused election (the dead leader's lease still runs) is tried again after this.
@@ -96,6 +98,7 @@ pub async fn elections(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>)
     let mut leaderless: HashMap<GroupId, Leaderless> = HashMap::new();
     let mut leaders = shared.leaders.watch();
     let mut looked = Instant::now();
+    let mut all_led = false;
     loop {
         // Groups change only with a leader table or broker change; a slow look catches the rest.
         let busy = !leaderless.is_empty() || shared.take_unsettled();
@@ -104,10 +107,14 @@ pub async fn elections(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>)
         } else {
             shared.transport.next_beat(LOOK_INTERVAL)
         };
-        tokio::select! {
-            () = sleep_until(next) => {}
-            () = shared.unsettled.notified() => {}
+        let woken = tokio::select! {
+            () = sleep_until(next) => false,
+            () = shared.unsettled.notified() => true,
             _ = stop.wait_for(|s| *s) => return,
+        };
+        let changed = busy || woken || leaders.has_changed().unwrap_or(true);
+        if all_led && !changed && looked.elapsed() < LOOK_AT_ALL_INTERVAL {
+            continue;
         }
         leaders.borrow_and_update();
         let elapsed = looked.elapsed();
@@ -115,16 +122,19 @@ pub async fn elections(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>)
             tokio::time::sleep(ELECT_INTERVAL - elapsed).await;
         }
         looked = Instant::now();
-        look(&shared, &mut leaderless).await;
+        all_led = look(&shared, &mut leaderless).await;
     }
 }
 
-async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leaderless>) {
+/// Whether every group has a leader that lives.
+async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leaderless>) -> bool {
     let now = Instant::now();
     let mut started = 0;
     let mut still = HashMap::new();
     // Of thousands of groups at rest nothing else is asked.
-    for group in shared.groups_that(|group| !leader_lives(shared, group)) {
+    let without = shared.groups_that(|group| !leader_lives(shared, group));
+    let all_led = without.is_empty();
+    for group in without {
         let waits = group.guard.keeps_promise();
         let may_stand = waits || group.may_stand();
         let may_be_needed = !may_stand && group.guard.should_ask();
@@ -191,6 +201,7 @@ async fn look(shared: &Arc<NodeShared>, leaderless: &mut HashMap<GroupId, Leader
         still.insert(group.id, state);
     }
     *leaderless = still;
+    all_led
 }
 
 /// Whether the leader this replica knows of is there and leads.

@@ -41,7 +41,11 @@ impl LeaderTable {
 
     /// A local replica saw its leader change. When it is this broker, the others are told.
     pub fn observed(&self, group: GroupId, leader: Option<LeaderInfo>) {
-        let Some(leader) = leader else { return };
+        let Some(leader) = leader else {
+            // Somebody may have to be elected.
+            self.version.send_modify(|v| *v += 1);
+            return;
+        };
         if self.learn(group, leader) && leader.leader == self.broker {
             self.changes.fetch_add(1, Ordering::Relaxed);
             let news = Body::Leaders(wire::Leaders {

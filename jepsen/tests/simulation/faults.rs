@@ -12,6 +12,7 @@ enum End {
     Start(usize),
     Fast(usize),
     Latency,
+    Members,
 }
 
 pub struct Faults {
@@ -73,6 +74,7 @@ impl Faults {
                 run.start(*broker);
             }
             End::Fast(broker) => run.hosts.machines[broker].set_slowness(1),
+            End::Members => run.cluster.restore_members(),
             End::Latency => {
                 let latency = self.latency;
                 run.hosts.sim.set_max_message_latency(latency);
@@ -123,7 +125,10 @@ impl Faults {
                     self.crash(run, broker);
                 }
             }
-            7 if brokers == 5 => run.cluster.begin_move(&mut self.random),
+            7 if brokers == 5 => {
+                run.cluster.change_members(&mut self.random);
+                self.ends.push((until, End::Members));
+            }
             _ => self.crash(run, one),
         }
     }

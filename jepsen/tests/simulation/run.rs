@@ -27,8 +27,10 @@ pub trait Cluster {
     fn acknowledged(&self) -> u64;
     /// The broker has been crashed.
     fn gone(&self, broker: usize);
-    /// Sends some replicas elsewhere.
-    fn begin_move(&self, random: &mut Random);
+    /// Sends some replicas elsewhere, or changes who holds them in another way.
+    fn change_members(&self, random: &mut Random);
+    /// Takes back what is to be taken back of that.
+    fn restore_members(&self) {}
 
     /// Looks at all running brokers.
     fn observe(&self) {

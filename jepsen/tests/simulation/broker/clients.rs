@@ -1,6 +1,6 @@
 //! The clients, on a host of their own: those of `tidelog-jepsen`.
 
-use super::cluster::{Cluster, kafka_address};
+use super::cluster::{Change, Cluster, kafka_address};
 use crate::network::{self, Links};
 use crate::world::CLIENTS;
 use futures_util::future::BoxFuture;
@@ -47,8 +47,13 @@ pub async fn run(cluster: Arc<Cluster>, links: Arc<Links>) -> turmoil::Result {
     let here: Vec<i32> = (1..=cluster.brokers as i32).collect();
     let mut members = Members::new(&topics);
     while !cluster.is_healed() {
-        for seed in cluster.moves() {
-            members.move_some(&run, seed, &here).await;
+        for change in cluster.changes() {
+            match change {
+                Change::Move(seed) => members.move_some(&run, seed, &here).await,
+                Change::Drain(broker) => members.drain(&run, broker as i32).await,
+                Change::Maintain(broker) => members.maintain(&run, broker as i32).await,
+                Change::Restore => members.undo(&run).await,
+            }
         }
         sleep(LOOK_PAUSE).await;
     }

@@ -22,6 +22,8 @@ use tidelog_replication::{BrokerId, GroupId, Node, Partition};
 
 /// Of each topic but those that come and go.
 const PARTITIONS: i32 = 2;
+/// It joins the others later, where there are so many.
+const JOINING: usize = 5;
 
 /// What outlives the brokers' crashes, and what their tasks share.
 pub struct Cluster {
@@ -57,8 +59,22 @@ struct State {
     recorder: Option<Arc<Recorder>>,
     /// Operations that had ended when all was healed.
     before_healing: Option<usize>,
-    /// Seeds of moves that are to be begun.
-    moves: Vec<u64>,
+    changes: Vec<Change>,
+    /// The last broker is there.
+    joined: bool,
+}
+
+/// What is to become of the brokers and their replicas.
+#[derive(Debug, Clone, Copy)]
+pub enum Change {
+    /// By this seed, some replicas go to other brokers.
+    Move(u64),
+    /// Everything leaves the broker.
+    Drain(usize),
+    /// The broker leads nothing.
+    Maintain(usize),
+    /// The last two are taken back.
+    Restore,
 }
 
 impl Cluster {
@@ -94,14 +110,16 @@ impl Cluster {
                 phase: Phase::Beginning,
                 recorder: None,
                 before_healing: None,
-                moves: Vec::new(),
+                changes: Vec::new(),
+                joined: brokers < JOINING,
             }),
         })
     }
 
     fn config(&self, broker: usize) -> BrokerConfig {
         let mut config = BrokerConfig::default();
-        let seeds = (1..=self.brokers).map(|b| format!("{b}@{}", peer_address(b)));
+        let first = (1..=self.brokers).filter(|b| *b != JOINING);
+        let seeds = first.map(|b| format!("{b}@{}", peer_address(b)));
         let dir = self.dir.join(broker.to_string());
         let settings = [
             ("broker.id", broker.to_string()),
@@ -120,6 +138,8 @@ impl Cluster {
             ("transaction.state.log.num.partitions", "2".to_owned()),
             ("peer.heartbeat.interval.ms", "100".to_owned()),
             ("peer.suspicion.timeout.ms", "500".to_owned()),
+            // Some of those that are down for longer are replaced.
+            ("broker.dead.timeout.ms", "1500".to_owned()),
         ];
         for (setting, value) in settings {
             config.put(setting, &value, Source::Set).expect("a setting");
@@ -135,6 +155,9 @@ pub fn kafka_address(broker: usize) -> String {
 
 /// All that one broker does until it is crashed.
 pub async fn run_broker(cluster: Arc<Cluster>, broker: usize) -> turmoil::Result {
+    while broker == JOINING && !cluster.state.lock().joined {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let host = Host::Simulated(Arc::new(Running(cluster.machines[&broker].clone())));
     let mut running = RunningBroker::start_on(host, cluster.config(broker)).await?;
     cluster
@@ -163,6 +186,7 @@ impl Cluster {
         let mut state = self.state.lock();
         let ended = state.recorder.as_ref().map(|r| r.observed().timed.len());
         state.before_healing = ended;
+        state.joined = true;
     }
 
     pub fn is_healed(&self) -> bool {
@@ -182,8 +206,8 @@ impl Cluster {
         partitions.len() == PARTITIONS as usize
     }
 
-    pub fn moves(&self) -> Vec<u64> {
-        std::mem::take(&mut self.state.lock().moves)
+    pub fn changes(&self) -> Vec<Change> {
+        std::mem::take(&mut self.state.lock().changes)
     }
 
     /// The replicas of every partition, as the brokers that should have them say.
@@ -317,9 +341,26 @@ impl run::Cluster for Cluster {
         self.shown.lock().remove(&broker);
     }
 
-    fn begin_move(&self, random: &mut Random) {
-        self.history.lock().note("replicas are to move");
-        self.state.lock().moves.push(random.next());
+    fn change_members(&self, random: &mut Random) {
+        let mut state = self.state.lock();
+        let broker = 1 + random.below(self.brokers);
+        let change = match random.below(6) {
+            0 => Change::Drain(broker),
+            1 => Change::Maintain(broker),
+            _ if !state.joined => {
+                state.joined = true;
+                drop(state);
+                return self.history.lock().note("the last broker joins");
+            }
+            _ => Change::Move(random.next()),
+        };
+        state.changes.push(change);
+        drop(state);
+        self.history.lock().note(&format!("{change:?}"));
+    }
+
+    fn restore_members(&self) {
+        self.state.lock().changes.push(Change::Restore);
     }
 
     fn observe(&self) {

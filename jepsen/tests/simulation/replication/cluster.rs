@@ -322,7 +322,7 @@ impl run::Cluster for Cluster {
         self.clients.broker_gone(broker);
     }
 
-    fn begin_move(&self, random: &mut Random) {
+    fn change_members(&self, random: &mut Random) {
         let mut brokers: Vec<BrokerId> = (1..=self.brokers).map(id).collect();
         while brokers.len() > 3 {
             brokers.remove(random.below(brokers.len()));
