@@ -1,17 +1,23 @@
 //! Large records in large numbers, for followers to be far behind.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kafka_protocol::messages::ProduceRequest;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{ListOffsetsRequest, ProduceRequest};
 use tidelog_jepsen::History;
 
 use crate::load::key_of;
 use crate::produce::{PRODUCE_VERSION, batch, request};
+use crate::read::topic_name;
+use crate::wait;
 use crate::wire::Wire;
 
 /// Bytes of one record, which is a batch of its own.
 pub const RECORD_BYTES: usize = 64 << 10;
+
+const SERVE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Requests under way at the same time.
 const DEPTH: usize = 8;
@@ -36,6 +42,7 @@ pub async fn write(
     history: &mut History,
 ) -> Result<()> {
     let mut wire = Wire::connect(leader).await?;
+    until_it_serves(&mut wire, topic, partition).await?;
     let key = key_of(topic, partition);
     let first = FIRST_VALUE + round * 100_000_000;
     let count = bytes.div_ceil(RECORD_BYTES as u64);
@@ -59,6 +66,22 @@ pub async fn write(
         history.send_ok(process, &key, first + answered, Some(told.base_offset));
     }
     Ok(())
+}
+
+/// A leader that has just been elected takes nothing before its first entry is committed.
+async fn until_it_serves(wire: &mut Wire, topic: &str, partition: i32) -> Result<()> {
+    let asked = ListOffsetsPartition::default()
+        .with_partition_index(partition)
+        .with_timestamp(-1);
+    let asked = ListOffsetsTopic::default()
+        .with_name(topic_name(topic))
+        .with_partitions(vec![asked]);
+    let request = ListOffsetsRequest::default().with_topics(vec![asked]);
+    wait::until("a leader that serves", SERVE_LIMIT, async || {
+        let told = wire.call(&request, 5).await?;
+        Ok((told.topics[0].partitions[0].error_code == 0).then_some(()))
+    })
+    .await
 }
 
 /// A number and bytes that depend on it, so that no two records look alike.
