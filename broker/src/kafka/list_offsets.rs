@@ -34,9 +34,8 @@ pub async fn handle(
     request: ListOffsetsRequest,
     version: i16,
 ) -> ListOffsetsResponse {
-    let mut topics = Vec::with_capacity(request.topics.len());
-    for asked in request.topics {
-        // All at once: a leader at rest has to ask its followers.
+    // All at once: a leader at rest has to ask its followers, and one that is cut off waits for them.
+    let topics = request.topics.into_iter().map(async |asked| {
         let found = asked.partitions.iter().map(async |partition| {
             let (name, isolation) = (&asked.name, request.isolation_level);
             let found = find(context, name, partition, isolation, version).await;
@@ -54,13 +53,11 @@ pub async fn handle(
             answer
         });
         let partitions = join_all(found).await;
-        topics.push(
-            ListOffsetsTopicResponse::default()
-                .with_name(asked.name)
-                .with_partitions(partitions),
-        );
-    }
-    ListOffsetsResponse::default().with_topics(topics)
+        ListOffsetsTopicResponse::default()
+            .with_name(asked.name)
+            .with_partitions(partitions)
+    });
+    ListOffsetsResponse::default().with_topics(join_all(topics).await)
 }
 
 async fn find(
