@@ -196,6 +196,7 @@ mod tests {
                 vec![BrokerId(1), BrokerId(2)],
             )],
             configs: BTreeMap::new(),
+            first_sequences: false,
         };
         image.topics.insert("t".to_owned(), Arc::new(topic));
         let leader = leader.map(BrokerId);

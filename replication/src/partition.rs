@@ -29,6 +29,8 @@ pub struct PartitionSpec {
     /// The group's first voters, as long as this broker has been one ever since; empty on a broker whose
     /// replica came later: it learns from the others and forms nothing.
     pub founders: Vec<BrokerId>,
+    /// Producers that have never written here begin at sequence 0. The same on all replicas, for good.
+    pub first_sequences: bool,
     pub config: LogConfig,
 }
 

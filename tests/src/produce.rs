@@ -58,16 +58,23 @@ pub fn batch(values: impl IntoIterator<Item = Bytes>) -> Result<Bytes> {
 /// A request with one batch for one partition, acknowledged by a majority.
 #[must_use]
 pub fn request(topic: &str, partition: i32, batch: Bytes) -> ProduceRequest {
-    let data = PartitionProduceData::default()
-        .with_index(partition)
-        .with_records(Some(batch));
+    request_to(topic, &[partition], &batch)
+}
+
+/// The same batch for each of these partitions.
+fn request_to(topic: &str, partitions: &[i32], batch: &Bytes) -> ProduceRequest {
+    let of = |partition: &i32| {
+        PartitionProduceData::default()
+            .with_index(*partition)
+            .with_records(Some(batch.clone()))
+    };
     ProduceRequest::default()
         .with_acks(-1)
         .with_timeout_ms(10_000)
         .with_topic_data(vec![
             TopicProduceData::default()
                 .with_name(topic_name(topic))
-                .with_partition_data(vec![data]),
+                .with_partition_data(partitions.iter().map(of).collect()),
         ])
 }
 
@@ -81,15 +88,30 @@ pub async fn produce(
     partition: i32,
     batch: Bytes,
 ) -> Result<Produced> {
-    let request = request(topic, partition, batch).with_timeout_ms(1_000);
+    let told = produce_to(wire, topic, &[partition], &batch).await?;
+    let (_, told) = told.first().context("a partition in the answer")?;
+    Ok(*told)
+}
+
+/// As [`produce`], the same batch to several partitions in one request.
+///
+/// # Errors
+/// When the connection fails or the answer speaks of no topic.
+pub async fn produce_to(
+    wire: &mut Wire,
+    topic: &str,
+    partitions: &[i32],
+    batch: &Bytes,
+) -> Result<Vec<(i32, Produced)>> {
+    let request = request_to(topic, partitions, batch).with_timeout_ms(1_000);
     let answer = wire.call(&request, PRODUCE_VERSION).await?;
     let topic = answer.responses.first().context("a topic in the answer")?;
-    let partition = topic
-        .partition_responses
-        .first()
-        .context("a partition in the answer")?;
-    Ok(Produced {
-        error_code: partition.error_code,
-        base_offset: partition.base_offset,
-    })
+    let of_partitions = topic.partition_responses.iter().map(|p| {
+        let told = Produced {
+            error_code: p.error_code,
+            base_offset: p.base_offset,
+        };
+        (p.index, told)
+    });
+    Ok(of_partitions.collect())
 }

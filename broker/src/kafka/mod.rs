@@ -114,7 +114,23 @@ fn find_topic(image: &MetadataImage, name: &str, id: Uuid) -> Result<Arc<Topic>,
     }
 }
 
-/// This broker's replica of a partition; `expected_epoch` is the client's idea of the leader epoch,
+/// This broker's replica of a partition, whatever it is.
+fn find_replica(
+    broker: &Broker,
+    topic: &Topic,
+    index: i32,
+) -> Result<Arc<Partition>, ResponseError> {
+    let partition = usize::try_from(index)
+        .ok()
+        .and_then(|i| topic.partitions.get(i))
+        .ok_or(ResponseError::UnknownTopicOrPartition)?;
+    broker
+        .node
+        .partition(partition.group)
+        .ok_or(ResponseError::NotLeaderOrFollower)
+}
+
+/// This broker's replica of a partition, ready to serve; `expected_epoch` is the client's idea of the leader epoch,
 /// −1 when it has none (KIP-320).
 fn find_partition(
     broker: &Broker,
@@ -122,14 +138,7 @@ fn find_partition(
     index: i32,
     expected_epoch: i32,
 ) -> Result<Found, ResponseError> {
-    let meta = usize::try_from(index)
-        .ok()
-        .and_then(|i| topic.partitions.get(i))
-        .ok_or(ResponseError::UnknownTopicOrPartition)?;
-    let partition = broker
-        .node
-        .partition(meta.group)
-        .ok_or(ResponseError::NotLeaderOrFollower)?;
+    let partition = find_replica(broker, topic, index)?;
     let (leads, epoch) = match partition.role() {
         Role::Leader { epoch, ready } => {
             if !ready {

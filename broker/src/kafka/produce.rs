@@ -4,7 +4,7 @@
 use super::dispatch::{Answer, Head};
 use super::produce_verify::{self, Admitted, Question};
 use super::recompress;
-use super::{RequestContext, find_led, find_topic, text};
+use super::{RequestContext, find_replica, find_topic, text};
 use crate::broker::{Broker, now_ms};
 use crate::config::TopicConfig;
 use crate::coordinator::topic::is_internal;
@@ -21,7 +21,7 @@ use kafka_protocol::messages::{BrokerId, ProduceResponse as Response};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tidelog_replication::{Appended, ProposeError, Role};
+use tidelog_replication::{Appended, Partition, ProposeError, Role};
 use tidelog_storage::batch::{self, BatchError, BatchHeader};
 use tidelog_storage::log::ProducerRejection;
 
@@ -158,7 +158,7 @@ fn propose(
 ) -> Proposed {
     let mut append_time_ms = -1;
     let outcome = checked.and_then(|(topic, config)| {
-        let found = find_led(broker, topic, data.index, -1)?;
+        let (partition, ready) = find_elected(broker, topic, data.index)?;
         if !broker.node.disk_has_room() {
             return Err(refuse(
                 ResponseError::KafkaStorageError,
@@ -182,7 +182,11 @@ fn propose(
             records
         };
         if !header.is_transactional() {
-            return Ok(Admitted::Proposed(found.partition.propose(records)));
+            return Ok(Admitted::Proposed(partition.propose(records)));
+        }
+        // What the transaction may do here is asked of the log.
+        if !ready {
+            return Err(ResponseError::NotLeaderOrFollower.into());
         }
         let question = question.ok_or_else(|| {
             refuse(
@@ -191,12 +195,26 @@ fn propose(
             )
         })?;
         let verifier = &broker.verifier;
-        Ok(verifier.admit(&found.partition, &header, records, question)?)
+        Ok(verifier.admit(&partition, &header, records, question)?)
     });
     Proposed {
         index: data.index,
         append_time_ms,
         outcome,
+    }
+}
+
+/// The replica that leads here, and whether it is ready. It takes batches as soon as it is elected: order and
+/// repetitions are judged when they are applied, behind all that is in its log already.
+fn find_elected(
+    broker: &Broker,
+    topic: &Topic,
+    index: i32,
+) -> Result<(Arc<Partition>, bool), ResponseError> {
+    let partition = find_replica(broker, topic, index)?;
+    match partition.role() {
+        Role::Leader { ready, .. } => Ok((partition, ready)),
+        Role::Follower { .. } => Err(ResponseError::NotLeaderOrFollower),
     }
 }
 
@@ -363,7 +381,6 @@ fn proposal_refusal(error: ProposeError) -> Refusal {
                 ResponseError::InvalidProducerEpoch,
                 format!("producer epoch {got}, the current one is {current}"),
             ),
-            ProducerRejection::DuplicateTooOld => ResponseError::DuplicateSequenceNumber.into(),
             ProducerRejection::InvalidTxnState => refuse(
                 ResponseError::InvalidTxnState,
                 "the record is not part of a transaction that is under way",

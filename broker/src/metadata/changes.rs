@@ -224,6 +224,7 @@ pub fn plan_topic(broker: &Broker, new: &NewTopic) -> Result<TopicRecord, Refuse
         id: Uuid::new_v4().as_bytes().to_vec(),
         partitions: sets.iter().map(|s| replicas(s)).collect(),
         configs: new.configs.clone(),
+        first_sequences: false,
     })
 }
 

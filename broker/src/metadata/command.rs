@@ -150,6 +150,9 @@ pub struct TopicRecord {
     pub partitions: Vec<Replicas>,
     #[prost(btree_map = "string, string", tag = "4")]
     pub configs: BTreeMap<String, String>,
+    /// Decided when the topic is created.
+    #[prost(bool, tag = "5")]
+    pub first_sequences: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -402,6 +405,7 @@ impl TopicRecord {
             id: uuid_of(&self.id),
             partitions: self.partitions.iter().map(Replicas::partition).collect(),
             configs: self.configs.clone(),
+            first_sequences: self.first_sequences,
         }
     }
 
@@ -411,6 +415,7 @@ impl TopicRecord {
             id: topic.id.as_bytes().to_vec(),
             partitions: topic.partitions.iter().map(Replicas::of).collect(),
             configs: topic.configs.clone(),
+            first_sequences: topic.first_sequences,
         }
     }
 }

@@ -325,7 +325,7 @@ mod tests {
             refused
         );
         assert_eq!(
-            set_asking(&mut image, METADATA_VERSION, 3, vec![1, 2]),
+            set_asking(&mut image, METADATA_VERSION, NEWEST as i32 + 1, vec![1, 2]),
             refused
         );
         assert_eq!(image.metadata_version(), 1);

@@ -104,6 +104,9 @@ pub struct Topic {
     pub partitions: Vec<PartitionMeta>,
     /// Explicit topic configs only (Kafka's names); defaults come from the broker.
     pub configs: BTreeMap<String, String>,
+    /// A producer that has never written to a partition begins there at sequence 0. Not where an earlier topic
+    /// had the name, as producers that knew that one go on in their counting.
+    pub first_sequences: bool,
 }
 
 /// One version of the cluster's metadata.

@@ -242,12 +242,20 @@ fn create_topic(image: &mut MetadataImage, command: &TopicRecord) -> Reply {
         );
     }
     let mut topic = command.topic();
+    topic.first_sequences = image.metadata_version() >= version::FIRST_WITH_FIRST_SEQUENCES
+        && !had_topic(image, &topic.name);
     for partition in &mut topic.partitions {
         partition.group = next_group(image);
     }
     image.topic_names.insert(topic.id, topic.name.clone());
     image.topics.insert(topic.name.clone(), Arc::new(topic));
     Reply::default()
+}
+
+/// Whether there was a topic of this name, as far as is known.
+fn had_topic(image: &MetadataImage, name: &str) -> bool {
+    let folder = MetadataImage::folder(name, 0);
+    image.deleted.values().any(|deleted| *deleted == folder)
 }
 
 pub(super) fn find(image: &MetadataImage, id: &[u8]) -> Option<Arc<Topic>> {

@@ -146,6 +146,7 @@ async fn open_topic(
             } else {
                 Vec::new()
             },
+            first_sequences: topic.first_sequences,
             config: config.log.clone(),
         });
     }

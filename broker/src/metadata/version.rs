@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 1 | all that the builds from before there were versions write |
 //! | 2 | feature levels, and what each broker knows of them; replicas are spread over brokers that join |
+//! | 3 | topics whose producers begin at sequence 0 |
 //!
 //! The version in use is a feature level like any other ([`super::features`]): a new cluster begins at the
 //! newest version that its builds know, an older one stays at its own until an operator raises it, which is
@@ -28,11 +29,13 @@ pub const METADATA_VERSION: &str = "metadata.version";
 /// Of clusters from before there were versions.
 pub const FIRST: u32 = 1;
 /// Newest that this build knows.
-pub const NEWEST: u32 = 2;
+pub const NEWEST: u32 = 3;
 /// First with feature levels in the metadata.
 pub const FIRST_WITH_FEATURES: u32 = 2;
 /// First with the wish to spread replicas.
 pub const FIRST_WITH_SPREADING: u32 = 2;
+/// First with topics whose producers begin at sequence 0.
+pub const FIRST_WITH_FIRST_SEQUENCES: u32 = 3;
 
 impl MetadataImage {
     /// The `metadata.version` in use.

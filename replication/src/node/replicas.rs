@@ -12,6 +12,7 @@ use crate::types::*;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tidelog_storage::error::StorageError;
 use tidelog_storage::ids::GroupId;
 use tidelog_storage::journal::RecoveredGroup;
 use tidelog_storage::log::PartitionLog;
@@ -39,14 +40,18 @@ impl Node {
         let spec_for_log = spec.clone();
         let machine_state = state.as_ref().map(|(_, _, bytes)| bytes.clone());
         let opened = self.shared.transport.host.disk_work(move || {
-            PartitionLog::open(
+            let log = PartitionLog::open(
                 &spec_for_log.dir,
                 &spec_for_log.topic,
                 spec_for_log.topic_id,
                 spec_for_log.partition,
                 spec_for_log.config,
                 machine_state.as_deref(),
-            )
+            )?;
+            if spec_for_log.first_sequences {
+                log.require_first_sequences();
+            }
+            Ok::<_, StorageError>(log)
         });
         let log = opened
             .await

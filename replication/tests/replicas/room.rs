@@ -164,6 +164,7 @@ impl Member {
             dir: dir.join("topic-0"),
             replicas,
             founders,
+            first_sequences: true,
             config: LogConfig::default(),
         };
         let (node, replica) = runtime.block_on(async {

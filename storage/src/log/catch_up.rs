@@ -93,7 +93,7 @@ impl PartitionLog {
         }
         writer.epochs.entries.clear();
         // Transactions that began before are told by the manifest at the end of the copy.
-        writer.producers = Default::default();
+        writer.producers.replace(Default::default());
         writer.open = Default::default();
         self.publish_open(&writer.open);
         self.end.store(offset, Ordering::Release);
@@ -203,7 +203,7 @@ impl PartitionLog {
                     format!("copied up to {end} instead of {}", state.end_offset),
                 ));
             }
-            writer.producers = state.producers();
+            writer.producers.replace(state.producers());
             writer.open = OpenTransactions::of(&writer.producers);
             self.publish_open(&writer.open);
             writer.epochs = state.epochs();

@@ -31,6 +31,9 @@ pub struct LogState {
     /// In a manifest: tombstones and markers below this offset may be gone from the batches.
     #[prost(int64, tag = "8")]
     pub gone_below: i64,
+    /// See [`Producers::forgotten_below`].
+    #[prost(int64, tag = "9")]
+    pub producers_forgotten_below: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -101,6 +104,7 @@ impl LogState {
                 .map(|(id, state)| producer(id, state))
                 .collect(),
             gone_below: 0,
+            producers_forgotten_below: producers.forgotten_below(),
         }
     }
 
@@ -136,6 +140,7 @@ impl LogState {
 
     pub fn producers(&self) -> Producers {
         let mut producers = Producers::default();
+        producers.restore_forgotten(self.producers_forgotten_below);
         for p in &self.producers {
             let state = ProducerState {
                 epoch: p.epoch as i16,

@@ -249,6 +249,12 @@ impl PartitionLog {
         self.writer.lock().producers.wants_expiry(expiry)
     }
 
+    /// Before the first append, and on all replicas alike: a producer that has never written here begins at
+    /// sequence 0. Otherwise it may begin anywhere.
+    pub fn require_first_sequences(&self) {
+        self.writer.lock().producers.require_first_sequences();
+    }
+
     /// Forgets producers, as a leader has decided.
     pub fn expire_producers(&self, expiry: &ProducerExpiry) {
         self.writer.lock().producers.expire(expiry);

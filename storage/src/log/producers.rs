@@ -39,8 +39,6 @@ pub enum ProducerRejection {
     OutOfOrderSequence { expected: i32, got: i32 },
     /// `INVALID_PRODUCER_EPOCH`
     StaleEpoch { current: i16, got: i16 },
-    /// `DUPLICATE_SEQUENCE_NUMBER`: repeated, but too old for its offset to be known.
-    DuplicateTooOld,
     /// `INVALID_TXN_STATE`: outside of a transaction that the coordinator knows, or not transactional
     /// although one is open.
     InvalidTxnState,
@@ -100,9 +98,23 @@ pub struct ProducerExpiry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
     states: HashMap<ProducerId, ProducerState>,
+    /// Producers from this id on that are not in `states` have never written here; of those before it, some
+    /// have been forgotten.
+    forgotten_below: ProducerId,
+    /// See [`Producers::require_first_sequences`].
+    requires_first: bool,
 }
 
 impl Producers {
+    /// A producer that has never written here begins at sequence 0, from now on. A client that pipelines
+    /// may have the next batch on the way while its first one is refused, because the leader changes or too
+    /// few replicas are in sync: written first, it would stand before a batch that comes again. Kafka takes
+    /// any sequence from a producer it does not know (KIP-360), since it cannot tell it from one that it
+    /// has forgotten.
+    pub fn require_first_sequences(&mut self) {
+        self.requires_first = true;
+    }
+
     /// Decides about a batch without changing anything. Rules as in Kafka's `ProducerAppendInfo` and
     /// `UnifiedLog`; `marker` is what a control batch holds.
     pub fn check(
@@ -128,15 +140,30 @@ impl Producers {
         }
         match state {
             Some(state) => state.check_batch(header, origin),
-            // A producer nothing is known of, for instance as its batches are gone, may start
-            // anywhere; in a transaction only if the coordinator knows of it.
+            // In a transaction only if the coordinator knows of it.
             None if header.is_transactional()
                 && origin != (BatchOrigin::Verified { last_marker: None }) =>
             {
                 ProducerCheck::Reject(ProducerRejection::InvalidTxnState)
             }
+            None if self.is_new(header.producer_id) && header.base_sequence != 0 => {
+                ProducerCheck::Reject(ProducerRejection::OutOfOrderSequence {
+                    expected: 0,
+                    got: header.base_sequence,
+                })
+            }
             None => ProducerCheck::Append,
         }
+    }
+
+    /// Whether a producer that is not known has surely never written here.
+    fn is_new(&self, id: ProducerId) -> bool {
+        self.requires_first && id >= self.forgotten_below
+    }
+
+    /// One past the highest id that was forgotten.
+    pub fn forgotten_below(&self) -> ProducerId {
+        self.forgotten_below
     }
 
     /// Remembers a batch that got `base_offset`. `Some` when a transaction began with it.
@@ -197,7 +224,20 @@ impl Producers {
         self.states.len()
     }
 
-    /// Puts a producer's state back; `None` forgets it.
+    /// Takes over what a checkpoint says: the producers themselves follow by [`Producers::restore`].
+    pub fn restore_forgotten(&mut self, below: ProducerId) {
+        self.forgotten_below = below;
+    }
+
+    /// Replaces what is known by what another replica knows.
+    pub fn replace(&mut self, other: Producers) {
+        *self = Producers {
+            requires_first: self.requires_first,
+            ..other
+        };
+    }
+
+    /// Puts a producer's state back; `None` takes it out.
     pub fn restore(&mut self, id: ProducerId, state: Option<ProducerState>) {
         match state {
             Some(state) => {
@@ -224,7 +264,14 @@ impl Producers {
         for state in self.states.values_mut() {
             state.idle_since_ms.get_or_insert(expiry.now_ms);
         }
-        self.states.retain(|_, s| !s.is_expired(expiry));
+        let mut forgotten_below = self.forgotten_below;
+        self.states.retain(|id, state| {
+            let stays = !state.is_expired(expiry);
+            if !stays {
+                forgotten_below = forgotten_below.max(id.saturating_add(1));
+            }
+            stays
+        });
         let keep_max = usize::try_from(expiry.keep_max).unwrap_or(usize::MAX);
         let excess = self.states.len().saturating_sub(keep_max);
         if excess > 0 {
@@ -237,8 +284,10 @@ impl Producers {
             idle.sort_unstable();
             for (_, _, id) in idle.into_iter().take(excess) {
                 self.states.remove(&id);
+                forgotten_below = forgotten_below.max(id.saturating_add(1));
             }
         }
+        self.forgotten_below = forgotten_below;
         self.states.shrink_to_fit();
     }
 
@@ -365,15 +414,8 @@ impl ProducerState {
         if first == expected {
             return ProducerCheck::Append;
         }
-        // Sequences wrap: "before" is decided by the shorter way round.
-        let behind = expected.wrapping_sub(first);
-        if newest.is_some()
-            && behind > 0
-            && behind < i32::MAX / 2
-            && header.last_sequence() < expected
-        {
-            return ProducerCheck::Reject(ProducerRejection::DuplicateTooOld);
-        }
+        // Also for what looks like a repetition of a batch from before the last ones: whether that was written
+        // can no longer be told, and producers take DUPLICATE_SEQUENCE_NUMBER for success.
         ProducerCheck::Reject(ProducerRejection::OutOfOrderSequence {
             expected,
             got: first,

@@ -22,7 +22,7 @@ use super::damage::{ended, printed_bytes};
 pub(super) const GROUP: &str = "group.version";
 pub(super) const METADATA: &str = "metadata.version";
 /// Of the build that is tested.
-pub(super) const NEWEST: u32 = 2;
+pub(super) const NEWEST: u32 = 3;
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())

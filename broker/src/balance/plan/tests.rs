@@ -33,6 +33,7 @@ fn image(racks: &[Option<&str>], replicas: &[Vec<BrokerId>]) -> MetadataImage {
         id: Uuid::from_u128(7),
         partitions: partitions.collect(),
         configs: BTreeMap::new(),
+        first_sequences: false,
     };
     image.topic_names.insert(topic.id, topic.name.clone());
     image.topics.insert(topic.name.clone(), Arc::new(topic));

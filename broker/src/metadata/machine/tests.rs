@@ -18,6 +18,7 @@ fn topic(name: &str, partitions: usize) -> TopicRecord {
             partitions
         ],
         configs: Default::default(),
+        first_sequences: false,
     }
 }
 
@@ -224,6 +225,35 @@ fn a_new_cluster_is_of_the_version_of_its_first_registration() {
         assert_eq!(*restored.noted.lock().expect("no panic"), [version]);
         let snapshot = Snapshot::decode(snapshot).expect("own snapshot");
         assert_eq!(snapshot.version, version);
+    }
+}
+
+/// From version 3 on, and only under a name that is new: producers of an earlier topic go on in their counting.
+#[test]
+fn producers_begin_at_zero_in_a_topic_whose_name_is_new() {
+    let newest = version::FIRST_WITH_FIRST_SEQUENCES;
+    for version in [1, newest - 1, newest] {
+        let mut image = MetadataImage::default();
+        let level = i16::try_from(version).expect("small");
+        image
+            .features
+            .insert(version::METADATA_VERSION.to_owned(), level);
+        let mut created = |name: &str| {
+            let record = topic(name, 2);
+            let id = record.id.clone();
+            apply(&mut image, envelope(Command::CreateTopic(record)));
+            let topic = image.topic(name).expect("created").clone();
+            let restored = Snapshot::of(&image).image();
+            assert_eq!(restored, image);
+            apply(
+                &mut image,
+                envelope(Command::DeleteTopic(DeleteTopic { id })),
+            );
+            topic.first_sequences
+        };
+        assert_eq!(created("a"), version == newest);
+        assert_eq!(created("b"), version == newest);
+        assert!(!created("a"));
     }
 }
 

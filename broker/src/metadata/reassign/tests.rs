@@ -35,6 +35,7 @@ fn cluster() -> MetadataImage {
             ..Replicas::default()
         }],
         configs: Default::default(),
+        first_sequences: false,
     };
     run(&mut image, Command::CreateTopic(record));
     image

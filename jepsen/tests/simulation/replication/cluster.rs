@@ -147,6 +147,7 @@ impl Cluster {
             } else {
                 Vec::new()
             },
+            first_sequences: true,
             config: LogConfig {
                 segment_bytes: 256 << 10,
                 ..LogConfig::default()

@@ -14,7 +14,11 @@ fn source(dir: &Path, start: Offset) -> PartitionLog {
 }
 
 /// Copies as a peer does, `piece` bytes at a time.
-fn copy(from: &PartitionLog, to: &PartitionLog, piece: usize) -> Result<(), StorageError> {
+pub(super) fn copy(
+    from: &PartitionLog,
+    to: &PartitionLog,
+    piece: usize,
+) -> Result<(), StorageError> {
     let manifest = from.manifest();
     let (mut next, end) = to.begin_catch_up(&manifest)?;
     while next < end {

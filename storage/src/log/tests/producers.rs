@@ -1,6 +1,7 @@
 //! KIP-98 against the plainest model of it.
 
-use super::super::ProducerRejection::{self, DuplicateTooOld, OutOfOrderSequence, StaleEpoch};
+use super::super::ProducerExpiry;
+use super::super::ProducerRejection::{self, OutOfOrderSequence, StaleEpoch};
 use super::*;
 use proptest::prelude::*;
 
@@ -39,8 +40,11 @@ fn the_last_five_batches_are_recognised() {
         let base = i64::from(i) * 2;
         assert_eq!(send(&log, 2, (5, 0, i * 2)), duplicate(base, base + 1));
     }
-    assert_eq!(send(&log, 2, (5, 0, 0)), rejected(DuplicateTooOld));
-    assert_eq!(send(&log, 2, (5, 0, 2)), rejected(DuplicateTooOld));
+    // Whether earlier ones were written cannot be told.
+    for got in [0, 2] {
+        let gap = OutOfOrderSequence { expected: 14, got };
+        assert_eq!(send(&log, 2, (5, 0, got)), rejected(gap));
+    }
     assert_eq!(log.log_end_offset(), 14);
     assert_eq!(send(&log, 1, (5, 0, 14)), appended(14, 14));
 }
@@ -117,6 +121,59 @@ fn duplicates_keep_their_offsets_when_the_records_are_gone() {
 }
 
 /// What a million short-lived producers cost: run with `--ignored --nocapture`.
+/// A batch must not be written before one that was refused and comes again.
+#[test]
+fn a_producer_that_never_wrote_begins_at_zero_where_that_is_asked_for() {
+    let late = |got| rejected(OutOfOrderSequence { expected: 0, got });
+    let expiry = |now_ms| ProducerExpiry {
+        now_ms,
+        expiration_ms: 100,
+        keep_max: 9,
+    };
+    let dir = scratch();
+    let log = open(dir.path(), None);
+    log.require_first_sequences();
+    assert_eq!(send(&log, 2, (5, 0, 2)), late(2));
+    assert_eq!(send(&log, 2, (5, 0, 0)), appended(0, 1));
+    assert_eq!(send(&log, 2, (5, 0, 2)), appended(2, 3));
+    log.expire_producers(&expiry(1_000));
+    assert_eq!(send(&log, 1, (6, 0, 0)), appended(4, 4));
+    log.expire_producers(&expiry(1_100));
+    assert_eq!(log.producer_count(), 1);
+
+    // 5 is forgotten, so nothing is sure of those up to it; and so it stays after a restart, and on a
+    // replica that has the log from this one.
+    let copied = scratch();
+    let copy = open(copied.path(), None);
+    copy.require_first_sequences();
+    catch_up::copy(&log, &copy, 1_000).expect("copied");
+    let checkpoint = flush(&log);
+    drop(log);
+    let log = open(dir.path(), Some(&checkpoint));
+    log.require_first_sequences();
+    for log in [log, copy] {
+        assert_eq!(send(&log, 1, (7, 0, 1)), late(1));
+        assert_eq!(send(&log, 1, (5, 0, 4)), appended(5, 5));
+        assert_eq!(send(&log, 1, (4, 0, 9)), appended(6, 6));
+        assert_eq!(send(&log, 1, (7, 0, 0)), appended(7, 7));
+    }
+
+    // So it is for those of whom there were too many.
+    let dir = scratch();
+    let log = open(dir.path(), None);
+    log.require_first_sequences();
+    for id in 1..=3 {
+        assert_eq!(send(&log, 1, (id, 0, 0)), appended(id - 1, id - 1));
+    }
+    log.expire_producers(&ProducerExpiry {
+        keep_max: 1,
+        ..expiry(1_000)
+    });
+    assert_eq!(log.producer_count(), 1);
+    assert_eq!(send(&log, 1, (2, 0, 1)), appended(3, 3));
+    assert_eq!(send(&log, 1, (4, 0, 1)), late(1));
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn bytes_of_a_million_producers() {
@@ -148,15 +205,23 @@ proptest! {
 
     #[test]
     fn outcomes_are_as_in_a_model_that_remembers_everything(
+        first_sequences: bool,
         sends in prop::collection::vec((0..2_i64, 0..2_i16, 0..14_i32, 1..3_usize), 1..80),
     ) {
         let dir = scratch();
         let log = open(dir.path(), None);
+        if first_sequences {
+            log.require_first_sequences();
+        }
         let mut model: std::collections::HashMap<i64, Known> = Default::default();
         let mut end = 0;
         for (id, epoch, first, count) in sends {
             let last = first + count as i32 - 1;
             let outcome = send(&log, count, (id, epoch, first));
+            if first_sequences && first != 0 && !model.contains_key(&id) {
+                prop_assert_eq!(outcome, rejected(OutOfOrderSequence { expected: 0, got: first }));
+                continue;
+            }
             let (known_epoch, batches) = model.entry(id).or_insert((epoch, Vec::new()));
             let newest = batches.last().copied();
             let recent = batches.iter().rev().take(5).find(|b| (b.0, b.1) == (first, last));
@@ -168,8 +233,6 @@ proptest! {
                 appended(end, end + count as i64 - 1)
             } else if let Some((_, _, base)) = recent {
                 duplicate(*base, base + count as i64 - 1)
-            } else if newest.is_some_and(|n| last <= n.1) {
-                rejected(DuplicateTooOld)
             } else {
                 let expected = newest.map_or(0, |n| n.1 + 1);
                 rejected(OutOfOrderSequence { expected, got: first })

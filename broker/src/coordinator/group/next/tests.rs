@@ -52,6 +52,7 @@ impl World {
             id: TOPIC,
             partitions: vec![meta; 4],
             configs: Default::default(),
+            first_sequences: false,
         };
         let image = MetadataImage {
             applied_index: 5,

@@ -85,6 +85,7 @@ fn a_deleted_topics_offsets_go_and_others_stay() {
                 id,
                 partitions: Vec::new(),
                 configs: BTreeMap::new(),
+                first_sequences: false,
             };
             image.topics.insert((*name).to_owned(), Arc::new(topic));
             image.topic_names.insert(id, (*name).to_owned());

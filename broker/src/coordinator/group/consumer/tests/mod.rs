@@ -71,6 +71,7 @@ impl World {
                 id,
                 partitions: vec![meta; partitions],
                 configs: Default::default(),
+                first_sequences: false,
             };
             image.topic_names.insert(id, name.to_owned());
             image.topics.insert(name.to_owned(), Arc::new(topic));
