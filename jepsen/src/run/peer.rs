@@ -102,13 +102,7 @@ impl Peer {
         let (address, id) = (place.address(), place.id);
         let everybody = place.everybody();
         let text = match self {
-            Peer::Tidelog { .. } => format!(
-                "broker.id = {id}\nlisteners = \"{address}\"\npeer.listener = \"{host}:{PEER_PORT}\"\n\
-                 http.listener = \"{host}:9292\"\ndata.dir = \"{data_dir}\"\nseed.brokers = \"{everybody}\"\n\
-                 default.replication.factor = {brokers}\n\
-                 group.initial.rebalance.delay.ms = 500\njournal.file.bytes = 8388608\n\
-                 log.cleaner.backoff.ms = 1000\nbroker.dead.timeout.ms = 6000\n"
-            ),
+            Peer::Tidelog { .. } => deployed(place),
             // Its defaults, but for what three brokers need to be as safe as they can.
             Peer::Kafka { .. } => format!(
                 "process.roles=broker,controller\nnode.id={id}\ncontroller.quorum.voters={everybody}\n\
@@ -159,6 +153,44 @@ impl Peer {
     }
 }
 
+/// The files that `docs/operations.md` puts on three hosts.
+const HOSTS: [&str; 3] = [
+    include_str!("../../../deploy/hosts/broker-1.toml"),
+    include_str!("../../../deploy/hosts/broker-2.toml"),
+    include_str!("../../../deploy/hosts/broker-3.toml"),
+];
+
+/// The file of a host, with what is different here; further brokers have those of the first ones once more.
+fn deployed(place: &Place<'_>) -> String {
+    let file = HOSTS[(place.id - 1).rem_euclid(3) as usize];
+    let text = |value: String| format!("\"{value}\"");
+    let changes = [
+        ("broker.id", place.id.to_string()),
+        ("data.dir", text(place.data_dir.display().to_string())),
+        ("advertised.listeners", text(place.address())),
+        ("seed.brokers", text(place.everybody())),
+        (
+            "default.replication.factor",
+            place.seeds.len().min(3).to_string(),
+        ),
+        // Sooner than in earnest, so that there is time for many of them.
+        ("group.initial.rebalance.delay.ms", "500".to_owned()),
+        ("journal.file.bytes", "8388608".to_owned()),
+        ("log.cleaner.backoff.ms", "1000".to_owned()),
+        ("broker.dead.timeout.ms", "6000".to_owned()),
+    ];
+    let name_of = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let changed = |line: &str| changes.iter().any(|(name, _)| *name == name_of(line));
+    let kept = file
+        .lines()
+        .filter(|line| !changed(line))
+        .map(str::to_owned);
+    let changes = changes
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}"));
+    kept.chain(changes).map(|line| line + "\n").collect()
+}
+
 fn java(libs: &Path) -> Command {
     let mut command = Command::new("java");
     command
@@ -171,4 +203,43 @@ fn java(libs: &Path) -> Command {
         ])
         .arg(libs.join("*"));
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_have_the_files_of_deploy_but_for_what_is_different_here() {
+        let seeds = ["10.1.2.1", "10.1.2.2", "10.1.2.3"].map(str::to_owned);
+        for id in [1, 3, 4] {
+            let written = deployed(&Place {
+                id,
+                host: &format!("10.1.2.{id}"),
+                seeds: &seeds,
+                data_dir: Path::new("/d"),
+                config_path: Path::new("/c"),
+            });
+            let lines: Vec<&str> = written.lines().collect();
+            let rack = if id == 3 { "c" } else { "a" };
+            for line in [
+                &format!("broker.id = {id}"),
+                &format!("broker.rack = \"{rack}\""),
+                &format!("advertised.listeners = \"10.1.2.{id}:9092\""),
+                "seed.brokers = \"1@10.1.2.1:9192,2@10.1.2.2:9192,3@10.1.2.3:9192\"",
+                "data.dir = \"/d\"",
+                "default.replication.factor = 3",
+                "num.partitions = 6",
+            ] {
+                assert!(lines.contains(&line), "{line}: {written}");
+            }
+            let names = lines.iter().filter_map(|line| line.split_once(" = "));
+            let mut names: Vec<&str> = names.map(|(name, _)| name).collect();
+            names.sort_unstable();
+            let all = names.len();
+            names.dedup();
+            assert_eq!(names.len(), all, "twice: {written}");
+            assert!(!written.contains("10.0.0.1:"), "{written}");
+        }
+    }
 }
