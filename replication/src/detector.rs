@@ -71,13 +71,10 @@ pub async fn heartbeats(shared: Arc<NodeShared>, mut stop: watch::Receiver<bool>
 /// Tells every peer that this broker is alive, and whether it is about to stop.
 pub fn send_heartbeats(shared: &NodeShared) {
     for peer in shared.transport.peers() {
-        peer.send(
-            0,
-            Body::Heartbeat(wire::Heartbeat {
-                sent_at_us: shared.transport.now_ms() * 1000,
-                stopping: shared.is_stopping(),
-            }),
-        );
+        peer.send_heartbeat(wire::Heartbeat {
+            sent_at_us: shared.transport.now_ms() * 1000,
+            stopping: shared.is_stopping(),
+        });
     }
 }
 

@@ -15,10 +15,16 @@ use tidelog_proto::peer::{self as wire, Message, message::Body};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_MAX: Duration = Duration::from_millis(250);
+/// Heartbeats go over the bulk connection when nothing else has for so long: behind batches on a slow link they
+/// would come late.
+const BULK_QUIET: Duration = Duration::from_secs(10);
+/// Of those, one in so many goes over gRPC all the same, so that nothing on the way takes that for unused.
+const GRPC_EVERY: u64 = 32;
 
 /// Why a request has no reply.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +43,42 @@ struct Connection {
     outbox: Arc<Outbox>,
     /// For requests and replies that carry batches.
     bulk: Arc<Outbox>,
+    bulk_used: Instant,
+    /// Heartbeats since `bulk` is quiet.
+    quiet_beats: u64,
     pending: HashMap<u64, oneshot::Sender<Body>>,
+}
+
+impl Connection {
+    fn new(outbox: Arc<Outbox>, bulk: Arc<Outbox>) -> Connection {
+        Connection {
+            outbox,
+            bulk,
+            bulk_used: Instant::now(),
+            quiet_beats: 0,
+            pending: HashMap::new(),
+        }
+    }
+
+    fn use_bulk(&mut self) -> &Arc<Outbox> {
+        self.bulk_used = Instant::now();
+        self.quiet_beats = 0;
+        &self.bulk
+    }
+
+    /// Where the next heartbeat goes. A message over gRPC costs several times what a frame does, and
+    /// between brokers at rest there is little else.
+    fn for_heartbeat(&mut self) -> &Outbox {
+        if self.bulk_used.elapsed() < BULK_QUIET {
+            return &self.outbox;
+        }
+        self.quiet_beats += 1;
+        if self.quiet_beats.is_multiple_of(GRPC_EVERY) {
+            &self.outbox
+        } else {
+            &self.bulk
+        }
+    }
 }
 
 /// One other broker, as seen from here.
@@ -154,6 +195,17 @@ impl Peer {
         }
     }
 
+    /// Tells it that this broker is alive, if there is a connection.
+    pub fn send_heartbeat(&self, heartbeat: wire::Heartbeat) {
+        if let Some(connection) = &mut *self.connection.lock() {
+            connection.for_heartbeat().push(Message {
+                group: 0,
+                request: 0,
+                body: Some(Body::Heartbeat(heartbeat)),
+            });
+        }
+    }
+
     /// Sends without expecting a reply; lost when there is no connection.
     pub fn send(&self, group: u64, body: Body) {
         if let Some(connection) = &*self.connection.lock() {
@@ -172,11 +224,11 @@ impl Peer {
         let (reply, receiver) = oneshot::channel();
         connection.pending.insert(request, reply);
         let outbox = if bulk {
-            &connection.bulk
+            connection.use_bulk().clone()
         } else {
-            &connection.outbox
+            connection.outbox.clone()
         };
-        Some((request, outbox.clone(), receiver))
+        Some((request, outbox, receiver))
     }
 
     fn forget(&self, request: u64) {
@@ -333,11 +385,7 @@ async fn run_stream(
         let bulk = tokio::time::timeout(limit, Bulk::open(peer, transport, &address))
             .await
             .map_err(|_| "bulk connection: timed out".to_owned())??;
-        *peer.connection.lock() = Some(Connection {
-            outbox: outbox.clone(),
-            bulk: bulk.outbox.clone(),
-            pending: HashMap::new(),
-        });
+        *peer.connection.lock() = Some(Connection::new(outbox.clone(), bulk.outbox.clone()));
         handler.connected(peer.id);
         loop {
             let envelope = tokio::select! {
@@ -474,4 +522,31 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_go_where_they_are_cheap_unless_batches_do() {
+        let mut connection = Connection::new(Outbox::new(), Outbox::new());
+        let (grpc, bulk) = (connection.outbox.clone(), connection.bulk.clone());
+        let ways = |times: u64, connection: &mut Connection| {
+            let mut over_grpc = 0;
+            for _ in 0..times {
+                let way = connection.for_heartbeat();
+                assert!(std::ptr::eq(way, &*grpc) || std::ptr::eq(way, &*bulk));
+                over_grpc += u64::from(std::ptr::eq(way, &*grpc));
+            }
+            over_grpc
+        };
+        for _ in 0..2 {
+            assert_eq!(ways(3, &mut connection), 3);
+            tokio::time::advance(BULK_QUIET).await;
+            assert_eq!(ways(GRPC_EVERY - 1, &mut connection), 0);
+            assert_eq!(ways(1 + 2 * GRPC_EVERY, &mut connection), 3);
+            connection.use_bulk();
+        }
+    }
 }
