@@ -21,7 +21,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FallocateFlags;
 use rustix::ioctl::{Setter, ioctl};
 
-const BYTES: u64 = 768 << 20;
+const BYTES_MIN: u64 = 512 << 20;
+/// What a broker may write in a second of a run: nothing of what is appended is ever deleted.
+const BYTES_PER_SECOND: u64 = 300 << 10;
 /// `FS_IOC_SHUTDOWN`: `_IOR('X', 125, __u32)`.
 const SHUTDOWN: u32 = 0x8004_587d;
 /// `FS_SHUTDOWN_FLAGS_NOLOGFLUSH`: not even the file system's journal is flushed.
@@ -66,18 +68,18 @@ impl Disk {
     /// Without a mount namespace of our own, loop devices, ext4, or the right to use them.
     pub fn check(dir: &Path) -> Result<()> {
         ensure!(std::env::var_os(MARK).is_some(), "needs unshare and root");
-        let mut probe = Self::create(dir, "probe")?;
+        let mut probe = Self::create(dir, "probe", Duration::ZERO)?;
         let lost = probe.power_off();
         probe.unmount()?;
         fs::remove_file(&probe.image)?;
         lost
     }
 
-    /// An empty disk, mounted at `dir/NAME`.
+    /// An empty disk for a run of that length, mounted at `dir/NAME`.
     ///
     /// # Errors
     /// When the image cannot be made or mounted.
-    pub fn create(dir: &Path, name: &str) -> Result<Self> {
+    pub fn create(dir: &Path, name: &str, duration: Duration) -> Result<Self> {
         let disk = Self {
             image: dir.join(format!("{name}.img")),
             dir: dir.join(name),
@@ -85,7 +87,8 @@ impl Disk {
             frozen: false,
         };
         fs::create_dir_all(&disk.dir)?;
-        File::create(&disk.image)?.set_len(BYTES)?;
+        let bytes = BYTES_MIN + BYTES_PER_SECOND * duration.as_secs();
+        File::create(&disk.image)?.set_len(bytes)?;
         run(
             "mkfs.ext4",
             &["-q", "-F", "-E", "nodiscard"],
@@ -144,7 +147,7 @@ impl Disk {
     /// When it cannot be filled.
     pub fn fill(&mut self) -> Result<()> {
         let filler = File::create(&self.filler)?;
-        let mut length = BYTES;
+        let mut length = fs::metadata(&self.image)?.len();
         let mut at = 0;
         // Ever smaller pieces, until not one block is left.
         while length >= 4096 {
@@ -211,7 +214,7 @@ mod tests {
     fn what_was_not_synced_is_lost_with_the_power() {
         let dir = std::env::temp_dir().join(format!("jepsen-disk-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let made = Disk::create(&dir, "disk");
+        let made = Disk::create(&dir, "disk", Duration::ZERO);
         let Ok(mut disk) = made else {
             eprintln!("SKIPPED: {:#}", made.err().unwrap());
             let _ = fs::remove_dir_all(&dir);

@@ -226,7 +226,8 @@ fn nemesis(options: &Options, network: Network, has_disks: bool) -> Result<Nemes
     let seeds = if options.moves() { count - 1 } else { count };
     let brokers: Result<Vec<Process>> = (1..=count)
         .map(|id| {
-            let disk = has_disks.then(|| disk::Disk::create(&options.dir, &format!("disk-{id}")));
+            let name = format!("disk-{id}");
+            let disk = has_disks.then(|| disk::Disk::create(&options.dir, &name, options.duration));
             let has_clock = options.faults.contains("clock");
             let clock =
                 has_clock.then(|| clock::Clock::create(options.dir.join(format!("clock-{id}"))));
