@@ -68,7 +68,7 @@ pub async fn write(
     Ok(())
 }
 
-/// A leader that has just been elected takes nothing before its first entry is committed.
+/// A leader that has just been elected refuses what it has taken when a busy machine shows it no majority in time.
 async fn until_it_serves(wire: &mut Wire, topic: &str, partition: i32) -> Result<()> {
     let asked = ListOffsetsPartition::default()
         .with_partition_index(partition)

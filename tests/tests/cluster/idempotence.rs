@@ -255,7 +255,8 @@ async fn write_when_named(
         let asked_at = Instant::now();
         for (partition, told) in produce_to(&mut wire, topic, &led, &batch).await? {
             // A machine under load may take longer than that to show it a majority.
-            if told.error_code != 0 && asked_at.elapsed() >= MAJORITY_LIMIT {
+            let refused = told.error_code == ResponseError::NotLeaderOrFollower.code();
+            if refused && asked_at.elapsed() >= MAJORITY_LIMIT {
                 left.insert(partition);
                 continue;
             }
