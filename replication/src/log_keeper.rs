@@ -1,6 +1,7 @@
 //! Keeps memory small: purges Raft log entries that are applied, and unmaps segments nobody reads.
 
 use crate::group::Group;
+use crate::ids::BrokerId;
 use crate::node::NodeShared;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ const TARGET_GROUP_BYTES: u64 = 64 * 1024;
 /// but no more than this. A purge costs a group as much as some batches do, whatever it frees: thousands of
 /// groups that share too little would do nothing else.
 const TARGET_BYTES_MAX: u64 = 96 * 1024 * 1024;
-/// For a living follower that is behind, a group keeps up to this much before it has to catch up
+/// For a living follower that has nothing yet, a group keeps up to this much before it has to catch up
 /// from the partition log.
 const LAGGARD_BYTES: usize = 16 * 1024 * 1024;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -86,30 +87,20 @@ fn target_bytes(groups: usize) -> u64 {
     shared.clamp(TARGET_BYTES, TARGET_BYTES_MAX)
 }
 
+/// Has the group forget what it has applied, if it holds more than `keep_bytes`. All of that: openraft waits only for
+/// followers to which entries are on their way.
 async fn purge(shared: &NodeShared, group: &Group, applied: u64, keep_bytes: usize) {
-    let Some(mut point) = group.log.purge_point(keep_bytes, applied) else {
-        return;
-    };
-    // Followers that are alive but behind get the entries from memory while that is bounded.
-    if let Some(matched) = group.matched() {
-        let slowest = matched
-            .iter()
-            .filter(|(id, _)| shared.transport.is_alive(**id))
-            .map(|(_, index)| *index)
-            .min();
-        if let Some(slowest) = slowest
-            && slowest < point
-        {
-            let forced = group.log.purge_point(LAGGARD_BYTES, applied).unwrap_or(0);
-            point = slowest.max(forced);
-        }
-    }
-    if point == 0 {
+    if !group.log.holds_applied(keep_bytes, applied) {
         return;
     }
-    // The snapshot is a manifest: taking one costs microseconds and lets openraft purge.
-    let raft = &group.raft;
-    if raft.trigger().snapshot().await.is_ok() {
-        let _ = raft.trigger().purge_log(point).await;
+    // One that has just begun, and lives, gets the entries from memory while that is bounded.
+    let begins = group.matched().is_some_and(|matched| {
+        let living = |(id, _): &(&BrokerId, &u64)| shared.transport.is_alive(**id);
+        matched.iter().filter(living).any(|(_, index)| *index == 0)
+    });
+    if begins && !group.log.holds_applied(LAGGARD_BYTES, applied) {
+        return;
     }
+    // The snapshot is a manifest: taking one costs microseconds, and openraft purges what is in it.
+    let _ = group.raft.trigger().snapshot().await;
 }

@@ -209,20 +209,11 @@ impl GroupLog {
         self.entries.lock().last_log_id()
     }
 
-    /// The largest index whose removal leaves at least `keep_bytes` of entries, not above `limit`.
-    pub fn purge_point(&self, keep_bytes: usize, limit: u64) -> Option<u64> {
+    /// Whether it holds more than `bytes` of entries, one of them not above `applied`.
+    pub fn holds_applied(&self, bytes: usize, applied: u64) -> bool {
         let entries = self.entries.lock();
-        let mut excess = entries.bytes.checked_sub(keep_bytes)?;
-        let mut point = None;
-        for entry in &entries.queue {
-            let size = entry_bytes(entry);
-            if entry.log_id.index > limit || size > excess {
-                break;
-            }
-            excess -= size;
-            point = Some(entry.log_id.index);
-        }
-        point
+        let first = entries.queue.front();
+        entries.bytes > bytes && first.is_some_and(|entry| entry.log_id.index <= applied)
     }
 
     fn drop_through(&self, entries: &mut Entries, upto: LogId) {

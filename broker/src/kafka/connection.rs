@@ -22,9 +22,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 /// Requests of one connection that may be under way at once.
 const PIPELINE: usize = 64;
-/// Memory taken for a frame before its bytes come: whole frames of most producers, which would else be
-/// copied each time the buffer grows. The budget has been charged for all of the frame by then.
-const READ_AHEAD: usize = 1024 * 1024;
 const IOV_MAX: usize = 1024;
 /// Pieces of a file below this are copied with what is around them: a call of their own costs more.
 const SEND_FILE_BYTES_MIN: usize = 16 * 1024;
@@ -133,13 +130,11 @@ async fn read_frame(
         .take(length)
         .await
         .ok_or_else(|| invalid("the broker is stopping".to_owned()))?;
-    // Memory grows with what comes, not with what is announced.
-    let mut frame = BytesMut::with_capacity(length.min(READ_AHEAD));
+    // All of it at once: a buffer that grows is copied each time. The budget has been charged for it, and memory that
+    // nothing was written to is only an address.
+    let mut frame = BytesMut::with_capacity(length);
     while frame.len() < length {
         let left = length - frame.len();
-        if frame.capacity() == frame.len() {
-            frame.reserve(left.min(frame.len().max(READ_AHEAD)));
-        }
         let read = (&mut *read).take(left as u64).read_buf(&mut frame).await?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -123,7 +123,14 @@ impl NodeShared {
     }
 }
 
+/// What should be written a group between two checkpoints, each of which syncs a file a group.
+const BYTES_APART: u64 = 128 * 1024;
+
 impl Checkpointer for NodeShared {
+    fn bytes_apart(&self) -> u64 {
+        BYTES_APART * self.logs.read().len() as u64
+    }
+
     fn checkpoint(&self, journal: &Journal) -> bool {
         // Groups not open yet are carried over as they are. The lock keeps a group from moving from
         // one kind to the other in between, which would leave it out.

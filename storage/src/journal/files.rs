@@ -2,7 +2,7 @@
 
 use super::format::{BLOCK, FileHead};
 use super::recovery::{Position, SUFFIX};
-use super::{Checkpointer, Journal, JournalConfig, Shared};
+use super::{Checkpointer, FILES_APART_MAX, Journal, JournalConfig, Rolled, Shared};
 use crate::defect::Defect;
 use crate::error::StorageError;
 use parking_lot::Mutex;
@@ -13,8 +13,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Recycled files kept for reuse.
-const SPARES_MAX: usize = 2;
+/// Recycled files kept for reuse: what a checkpoint gives up.
+const SPARES_MAX: usize = FILES_APART_MAX as usize;
 const ZEROS: usize = 256 * 1024;
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
@@ -100,6 +100,16 @@ impl FileSet {
             let _ = std::fs::remove_file(spare);
         }
         Ok(())
+    }
+
+    /// Files that a checkpoint gives up.
+    fn full(&self) -> u64 {
+        self.count().saturating_sub(1)
+    }
+
+    /// Whether a checkpoint pays that should come `bytes_apart` after the last.
+    fn pays(&self, bytes_apart: u64) -> bool {
+        self.full() >= FILES_APART_MAX || self.full() * self.file_bytes >= bytes_apart
     }
 
     pub fn count(&self) -> u64 {
@@ -287,11 +297,11 @@ impl Aligned {
     }
 }
 
-/// The checkpoint thread: prepares files ahead, checkpoints after each full one.
+/// The checkpoint thread: prepares files ahead, checkpoints when enough are full.
 pub fn keep(journal: &Journal, checkpointer: &dyn Checkpointer) {
     let shared = &journal.shared;
     loop {
-        let (due, prepare) = {
+        let asked = {
             let mut rolled = shared.rolled.lock();
             while !rolled.due && !rolled.prepare && !rolled.closed {
                 shared.rolled_changed.wait(&mut rolled);
@@ -299,29 +309,26 @@ pub fn keep(journal: &Journal, checkpointer: &dyn Checkpointer) {
             if rolled.closed {
                 return;
             }
-            (
-                std::mem::take(&mut rolled.due),
-                std::mem::take(&mut rolled.prepare),
-            )
+            std::mem::take(&mut *rolled)
         };
-        if !look_after(journal, checkpointer, due, prepare) {
+        if !look_after(journal, checkpointer, &asked) {
             return;
         }
     }
 }
 
-/// Makes a file ready with `prepare`; with `due` checkpoints and gives up the files before. False once
+/// Makes a file ready, and checkpoints and gives up the files before, as far as it is asked for and pays. False once
 /// the journal is closed.
-pub fn look_after(
-    journal: &Journal,
-    checkpointer: &dyn Checkpointer,
-    due: bool,
-    prepare: bool,
-) -> bool {
+pub fn look_after(journal: &Journal, checkpointer: &dyn Checkpointer, asked: &Rolled) -> bool {
     let shared = &journal.shared;
-    if prepare && let Err(error) = prepare_next(shared) {
+    let mut due = asked.due && shared.files.pays(checkpointer.bytes_apart());
+    if asked.prepare
+        && let Err(error) = prepare_next(shared)
+    {
         // The writer makes the file itself when it comes to that, and waits for room.
         tracing::warn!("cannot prepare a journal file: {error}");
+        // Now the file being written has room for a checkpoint; when it is full, and there is no other, none would end.
+        due |= shared.files.full() > 0;
     }
     if due {
         let active = shared.files.active();

@@ -2,8 +2,8 @@
 //!
 //! A dedicated thread takes everything that was submitted while the last sync ran, writes it as one
 //! batch, syncs once and runs the completions in order. So the cost of durability does not depend on
-//! the number of partitions. When a file is full a checkpoint makes every group's applied state
-//! durable elsewhere, and the older files are recycled.
+//! the number of partitions. When a file is full, or a few where there are many groups, a checkpoint makes every
+//! group's applied state durable elsewhere, and the older files are recycled.
 //!
 //! `format` is the bytes, `recovery` reads them back, `files` creates and recycles files, `writer`
 //! is the thread, `turns` a journal without threads for the simulation.
@@ -33,6 +33,8 @@ use writer::Writer;
 
 /// Most files a start should have to read.
 const FILES_TO_REPLAY: u64 = 2;
+/// Most full files between two checkpoints.
+const FILES_APART_MAX: u64 = 4;
 
 /// How the journal is kept.
 #[derive(Debug, Clone)]
@@ -112,6 +114,10 @@ pub trait Checkpointer: Send + Sync {
     /// one submission a group, made under the lock its other submissions are made under. False when
     /// a group was left out: its older records are still needed.
     fn checkpoint(&self, journal: &Journal) -> bool;
+
+    /// How many bytes should be written between two checkpoints, so that what one costs is little beside what they
+    /// cost. The journal checkpoints after one to four full files.
+    fn bytes_apart(&self) -> u64;
 }
 
 struct Submission {
@@ -219,7 +225,7 @@ impl Journal {
         }
     }
 
-    /// Starts the thread that checkpoints after each full file and recycles the older ones. The
+    /// Starts the thread that checkpoints when files are full and recycles the older ones. The
     /// checkpointer must know every recovered group by now.
     pub fn start_checkpoints(&self, checkpointer: Arc<dyn Checkpointer>) {
         // Each start begins a new file: give up those that many short runs have left.

@@ -81,16 +81,10 @@ impl Turns {
 
     /// Prepares a file, checkpoints and gives files up, as far as any of it is due.
     pub fn look_after_files(&self, journal: &Journal) {
-        let (due, prepare) = {
-            let mut rolled = self.0.shared.rolled.lock();
-            (
-                std::mem::take(&mut rolled.due),
-                std::mem::take(&mut rolled.prepare),
-            )
-        };
+        let asked = std::mem::take(&mut *self.0.shared.rolled.lock());
         let checkpointer = self.0.state.lock().checkpointer.clone();
         if let Some(checkpointer) = checkpointer.and_then(|c| c.upgrade()) {
-            files::look_after(journal, &*checkpointer, due, prepare);
+            files::look_after(journal, &*checkpointer, &asked);
         }
     }
 

@@ -8,7 +8,10 @@ mod recycling;
 
 use super::format::{BATCH_HEADER, BLOCK, blocks, record_bytes};
 use super::recovery::{list, recover};
-use super::{Checkpointer, EntryRecord, Journal, JournalConfig, Record, Recovered, RecoveredGroup};
+use super::{
+    Checkpointer, EntryRecord, FILES_APART_MAX, Journal, JournalConfig, Record, Recovered,
+    RecoveredGroup,
+};
 use crate::ids::GroupId;
 use crate::test_disk::scratch;
 use bytes::Bytes;
@@ -19,12 +22,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+const FILE_BYTES: u64 = 64 * 1024;
+
 type Groups = BTreeMap<GroupId, RecoveredGroup>;
 
 fn config(dir: &Path) -> JournalConfig {
     JournalConfig {
         dir: dir.to_owned(),
-        file_bytes: 64 * 1024,
+        file_bytes: FILE_BYTES,
         direct_io: false,
         max_batch_bytes: 16 * 1024,
     }

@@ -1,11 +1,12 @@
 //! Full files are checkpointed away and used again.
 
 use super::*;
+use crate::test_disk::SmallDisk;
 use parking_lot::Condvar;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Files a journal at rest may hold: the one being written, the next one, and two spares.
-const FILES_MAX: usize = 4;
+/// Files a journal at rest may hold: the one being written, the next one, and spares.
+const FILES_MAX: usize = 2 + FILES_APART_MAX as usize;
 
 /// Stands for the groups: their state and their submissions share one lock.
 #[derive(Default)]
@@ -17,6 +18,8 @@ struct Broker {
     waiting: AtomicBool,
     /// While set, checkpoints say that a group is missing from them.
     incomplete: AtomicBool,
+    bytes_apart: AtomicU64,
+    checkpoints: AtomicU64,
 }
 
 impl Broker {
@@ -51,7 +54,12 @@ impl Broker {
 }
 
 impl Checkpointer for Broker {
+    fn bytes_apart(&self) -> u64 {
+        self.bytes_apart.load(Ordering::Acquire)
+    }
+
     fn checkpoint(&self, journal: &Journal) -> bool {
+        self.checkpoints.fetch_add(1, Ordering::AcqRel);
         {
             let mut held = self.held.lock();
             while *held {
@@ -285,4 +293,56 @@ fn many_starts_do_not_gather_files() {
     }
     let files = std::fs::read_dir(dir.path()).expect("the folder").count();
     assert!(files <= FILES_MAX, "{files} files");
+}
+
+/// Where there are many groups a checkpoint costs much, and comes less often.
+#[test]
+fn checkpoints_are_as_far_apart_as_they_should_be() {
+    for (bytes_apart, full) in [(0, 1), (FILE_BYTES + 1, 2), (u64::MAX, FILES_APART_MAX)] {
+        let dir = scratch();
+        let (journal, broker) = start(dir.path());
+        broker.bytes_apart.store(bytes_apart, Ordering::Release);
+        broker.hold(true);
+        let mut most = 0;
+        while !broker.waiting.load(Ordering::Acquire) {
+            most = journal.metrics().files - 1;
+            broker.append(&journal, 1, 1500);
+            journal.sync_barrier();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // The last look may have come before the file was full.
+        assert!((full - 1..=full).contains(&most), "{most} of {full}");
+        broker.hold(false);
+        until_recycled(&journal, dir.path());
+        journal.close();
+        assert_eq!(broker.checkpoints.load(Ordering::Acquire), 1);
+        assert_eq!(recovered_from(dir.path()), broker.expected());
+    }
+}
+
+/// What would be due later is due at once when there is no room for another file: in the end none could be written.
+#[test]
+fn a_checkpoint_comes_early_when_the_disk_is_full() {
+    const DISK: u64 = 1024 * 1024;
+    let Some(disk) = SmallDisk::new(DISK as usize) else {
+        return;
+    };
+    let dir = disk.path().join("journal");
+    let (journal, broker) = start(&dir);
+    broker.bytes_apart.store(u64::MAX, Ordering::Release);
+    // Room for three files, and less than one more.
+    let ballast = vec![1; (DISK - 4 * FILE_BYTES) as usize];
+    std::fs::write(disk.path().join("ballast"), ballast).expect("ballast");
+    for _ in 0..12 {
+        let first = newest(&dir);
+        while newest(&dir) == first {
+            broker.append(&journal, 1, 1500);
+            journal.sync_barrier();
+        }
+    }
+    assert!(broker.checkpoints.load(Ordering::Acquire) > 2);
+    journal.close();
+    let (recovered, _) = recover(&dir).expect("the files are readable");
+    assert_eq!(recovered.damage, None);
+    assert_eq!(ends(&recovered.groups), ends(&broker.expected()));
 }

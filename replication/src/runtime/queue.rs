@@ -1,88 +1,19 @@
-//! What openraft runs on: tokio, with queues that take no more room than what is in them.
+//! Queues that take no more room than what is in them.
 //!
 //! One of tokio's keeps room for 32 messages at least, also when it is empty. Every group has four of them for messages
-//! of hundreds of bytes, and thousands of groups are at rest at any time.
+//! of hundreds of bytes.
 
 use openraft::OptionalSend;
 use openraft::async_runtime::{
-    AsyncRuntime, Mpsc, MpscReceiver, MpscSender, MpscWeakSender, SendError, TryRecvError,
+    Mpsc, MpscReceiver, MpscSender, MpscWeakSender, SendError, TryRecvError,
 };
-use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::coop::cooperative;
-
-#[derive(Debug)]
-pub struct Runtime(TokioRuntime);
-
-impl AsyncRuntime for Runtime {
-    type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
-    type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
-    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
-    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
-    type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
-    type Timeout<R, T: Future<Output = R> + OptionalSend> =
-        <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
-    type ThreadLocalRng = <TokioRuntime as AsyncRuntime>::ThreadLocalRng;
-    type Mpsc = Queues;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
-    type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
-    type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
-
-    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
-    where
-        T: Future + OptionalSend + 'static,
-        T::Output: OptionalSend + 'static,
-    {
-        TokioRuntime::spawn(future)
-    }
-
-    fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
-    }
-
-    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
-    }
-
-    fn timeout<R, F: Future<Output = R> + OptionalSend>(
-        duration: Duration,
-        future: F,
-    ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
-    }
-
-    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
-        deadline: Self::Instant,
-        future: F,
-    ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout_at(deadline, future)
-    }
-
-    fn is_panic(join_error: &Self::JoinError) -> bool {
-        TokioRuntime::is_panic(join_error)
-    }
-
-    fn thread_rng() -> Self::ThreadLocalRng {
-        TokioRuntime::thread_rng()
-    }
-
-    fn new(threads: usize) -> Self {
-        Runtime(TokioRuntime::new(threads))
-    }
-
-    fn block_on<F, T>(&mut self, future: F) -> T
-    where
-        F: Future<Output = T>,
-    {
-        self.0.block_on(future)
-    }
-}
 
 /// Bounded queues from many to one.
 pub struct Queues;
@@ -263,12 +194,9 @@ impl<T: OptionalSend> MpscWeakSender<Queues, T> for WeakSender<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Runtime;
     use super::*;
-
-    #[test]
-    fn openraft_can_run_on_it() {
-        openraft_rt::testing::Suite::<Runtime>::test_all();
-    }
+    use openraft::async_runtime::AsyncRuntime;
 
     #[test]
     fn an_empty_queue_keeps_little_room() {
