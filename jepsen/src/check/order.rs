@@ -1,6 +1,6 @@
 //! Did each client see its partitions move forward, without gaps?
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Bound;
 
 use super::Anomaly;
@@ -33,16 +33,21 @@ impl PollStep<'_> {
 
 fn poll_steps(history: &History) -> Vec<PollStep<'_>> {
     let mut steps = Vec::new();
-    let mut last: HashMap<(ProcessId, &Key), i64> = HashMap::new();
-    let mut reassigned: HashSet<(ProcessId, &Key)> = HashSet::new();
+    // How often each process was assigned keys.
+    let mut assigned: HashMap<ProcessId, u64> = HashMap::new();
+    // Where each is, and since which of its assignments.
+    let mut places: HashMap<(ProcessId, &Key), (Option<i64>, u64)> = HashMap::new();
     for event in history.events.iter().filter(|event| event.kind == Kind::Ok) {
         let process = event.process;
         match &event.op {
             Op::Poll { records } => {
+                let assignment = assigned.get(&process).copied().unwrap_or(0);
                 for (key, list) in records {
-                    let again = reassigned.remove(&(process, key));
+                    let place = places.entry((process, key));
+                    let (last, since) = place.or_insert((None, assignment));
+                    let again = std::mem::replace(since, assignment) != assignment;
                     for (n, (offset, _)) in list.iter().enumerate() {
-                        if let Some(from) = last.insert((process, key), *offset) {
+                        if let Some(from) = last.replace(*offset) {
                             steps.push(PollStep {
                                 process,
                                 key,
@@ -56,10 +61,7 @@ fn poll_steps(history: &History) -> Vec<PollStep<'_>> {
                 }
             }
             // Every partition's place is forgotten: an assignment replaces the one before.
-            Op::Assign { .. } => {
-                let known = last.keys().filter(|(of, _)| *of == process);
-                reassigned.extend(known);
-            }
+            Op::Assign { .. } => *assigned.entry(process).or_default() += 1,
             _ => {}
         }
     }
