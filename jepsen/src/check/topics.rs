@@ -12,11 +12,16 @@ pub fn topics(history: &History) -> Vec<Anomaly> {
     // Name of each id that was given, and those whose deletion was asked for, or done.
     let mut created: BTreeMap<&String, &String> = BTreeMap::new();
     let mut asked: BTreeSet<&String> = BTreeSet::new();
+    // Those that were created and nobody has asked to delete.
+    let mut expected: BTreeMap<&String, &String> = BTreeMap::new();
     let mut deleted: BTreeSet<&String> = BTreeSet::new();
     for event in &history.events {
         match (&event.op, event.kind) {
             (Op::Create { topic, id }, Kind::Ok) => {
                 let before = created.insert(id, topic);
+                if !asked.contains(id) {
+                    expected.insert(id, topic);
+                }
                 found.extend(before.map(|_| Anomaly::TopicIdReused {
                     topic: topic.clone(),
                     id: id.clone(),
@@ -24,6 +29,7 @@ pub fn topics(history: &History) -> Vec<Anomaly> {
             }
             (Op::Delete { id, .. }, kind) => {
                 asked.insert(id);
+                expected.remove(id);
                 if kind == Kind::Ok {
                     deleted.insert(id);
                 }
@@ -36,9 +42,7 @@ pub fn topics(history: &History) -> Vec<Anomaly> {
                     });
                 }
                 let there: BTreeSet<&String> = topics.values().collect();
-                let missing = created
-                    .iter()
-                    .filter(|(id, _)| !there.contains(*id) && !asked.contains(*id));
+                let missing = expected.iter().filter(|(id, _)| !there.contains(*id));
                 for (id, topic) in missing {
                     found.push(Anomaly::CreatedTopicMissing {
                         topic: (*topic).clone(),
